@@ -1,0 +1,1 @@
+"""The passes that come with pfmc, each a module."""

@@ -1,0 +1,1 @@
+"""pfmc: a compiler from trained ONNX networks to fixed physical layouts."""

@@ -1,0 +1,100 @@
+"""What a backend is: it turns a Layout into files, and those files back into what they would be once made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.bundle import TileRecord
+from pfmc.layout.layout import Layout
+from pfmc.technology.schema import Technology
+
+Progress = Callable[[int], None]  # called with the number of tiles done since the last call
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What ``emit`` wrote: (path relative to the folder, role), and how many devices it drew.
+
+    Attributes:
+        devices: strips that carry weights.
+        unused_devices: strips at the positions that no weight uses.
+
+    """
+
+    files: tuple[tuple[str, str], ...]
+    devices: int
+    unused_devices: int
+
+
+@dataclass(frozen=True, eq=False)
+class TileAsBuilt:
+    """A tile as the files have it.
+
+    Attributes:
+        resistance: of each device of the block (not of unused positions), ohms, from the geometry; infinite where none
+            conducts. Last axis G+, G−.
+        found: how many devices of the block were recovered whole.
+        complaints: what was found that does not belong, one line each, bounded in number.
+
+    """
+
+    name: str
+    resistance: Float[np.ndarray, "rows columns 2"]
+    found: int
+    complaints: tuple[str, ...] = ()
+
+
+class Backend(Protocol):
+    """A way to fabricate. Registered under the entry-point group ``pfmc.backends``."""
+
+    name: str
+    target: str
+    summary: str
+    pipeline: tuple[str, ...]  # the passes that lead to its Layout
+    formats: Mapping[str, str]  # what ``export`` can write: name and one line
+
+    def emit(self, layout: Layout, folder: Path, progress: Progress) -> Emission:
+        """Write the fabrication files below ``folder``.
+
+        Raises:
+            OSError: if a file cannot be written.
+
+        """
+        ...
+
+    def read(
+        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+    ) -> Iterator[TileAsBuilt]:
+        """Recover the tiles from the files' geometry, in the order asked for.
+
+        Raises:
+            ArtifactError: if the files cannot be understood.
+
+        """
+        ...
+
+    def export(
+        self,
+        folder: Path,
+        technology: Technology,
+        tiles: Sequence[TileRecord],
+        format: str,
+        path: Path,
+        *,
+        tile: str | None = None,
+        devices: Path | None = None,
+    ) -> None:
+        """Write ``path`` in one of ``formats``, from the bundle's files or, where given, from a table of devices.
+
+        Raises:
+            UsageError: unknown format or tile.
+            ArtifactError: if the files or the table cannot be understood.
+
+        """
+        ...

@@ -1,0 +1,1 @@
+"""From the emitted files back to a model, and the comparison with the original."""

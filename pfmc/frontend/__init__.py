@@ -1,0 +1,1 @@
+"""From ONNX to Graph: the only place that reads a model."""

@@ -1,0 +1,1 @@
+"""The Graph: contractions as typed operations, everything else as opaque host nodes."""

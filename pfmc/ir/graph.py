@@ -1,0 +1,179 @@
+"""Operations and the Graph that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.errors import PassError
+from pfmc.ir.weights import Matrix, Weight
+from pfmc.ir.windows import Windows
+
+
+@dataclass(frozen=True)
+class HostNode:
+    """A node of the model that stays digital, opaque: only its place in the graph is known.
+
+    ``reason`` says, for a node that multiplies by a trained constant, why it was not mapped.
+    """
+
+    name: str
+    kind: str  # "domain::Type", or "Type" in the standard domain
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """y = gain · x + offset along one axis: a constant Mul or Add, or a BatchNormalization.
+
+    It stays on the host unless a pass folds it into a contraction. ``axis`` counts from the front or, negative,
+    from the back, as the model had it; gain and offset have one entry, or one per channel.
+    """
+
+    name: str
+    input: str
+    output: str
+    gain: Float[np.ndarray, " channels"] | None
+    offset: Float[np.ndarray, " channels"] | None
+    axis: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values read."""
+        return (self.input,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values made."""
+        return (self.output,)
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """Linear in its one dynamic input, whose other operand is a trained constant.
+
+    Attributes:
+        name: of the node in the model; unique.
+        bias: one number per output column, added after the product, or None.
+        replaces: names of the model's nodes that this operation stands for.
+
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Weight
+    bias: Float[np.ndarray, " columns"] | None
+    replaces: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values read."""
+        return (self.input,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values made."""
+        return (self.output,)
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(Contraction):
+    """y = x · weight over the last axis of x; weight is inputs × outputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gemm(Contraction):
+    """y = alpha · x · weight + bias, x a matrix; weight is outputs × inputs if ``transposed``."""
+
+    alpha: float = 1.0
+    transposed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Contraction):
+    """Convolution of an N × C × spatial tensor; weight is outputs × (C / groups) × kernel."""
+
+    windows: Windows = field(kw_only=True)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixVector(Contraction):
+    """The form that is mapped: y = x · matrix + bias over the last axis, or over each window of x."""
+
+    matrix: Matrix = field(kw_only=True)
+    windows: Windows | None = None
+
+
+Node: TypeAlias = HostNode | Affine | Contraction
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model: nodes in topological order; values are known by name.
+
+    Attributes:
+        shapes: shape of each value where it is known; an unknown axis is None.
+
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    shapes: Mapping[str, tuple[int | None, ...]]
+
+    def contractions(self) -> tuple[Contraction, ...]:
+        """The contractions, in order."""
+        return tuple(node for node in self.nodes if isinstance(node, Contraction))
+
+    def matrices(self) -> tuple[MatrixVector, ...]:
+        """The contractions in the form that is mapped, in order."""
+        return tuple(node for node in self.nodes if isinstance(node, MatrixVector))
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Who reads each value."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                found.setdefault(value, []).append(node)
+        return found
+
+    def topology(self) -> nx.MultiDiGraph:
+        """Nodes by name, an edge for each value that passes between two."""
+        graph = nx.MultiDiGraph()
+        maker = {value: node.name for node in self.nodes for value in node.outputs}
+        graph.add_nodes_from(node.name for node in self.nodes)
+        for node in self.nodes:
+            graph.add_edges_from((maker[v], node.name, {"value": v}) for v in node.inputs if v in maker)
+        return graph
+
+    def verify(self) -> None:
+        """Check that names are unique, values made once and before they are read.
+
+        Raises:
+            PassError: naming the node.
+
+        """
+        names: set[str] = set()
+        made: set[str] = set()
+        all_made = {value for node in self.nodes for value in node.outputs if value}
+        for node in self.nodes:
+            if node.name in names:
+                raise PassError("two nodes have the same name", f"node {node.name}")
+            names.add(node.name)
+            for value in node.inputs:
+                if value in all_made and value not in made:
+                    raise PassError(f"value {value} is read before it is made", f"node {node.name}")
+            for value in node.outputs:
+                if value and value in made:
+                    raise PassError(f"value {value} is made twice", f"node {node.name}")
+                made.add(value)

@@ -1,0 +1,53 @@
+"""The textual form of a Graph: what ``--print-after`` prints and golden tests compare."""
+
+from __future__ import annotations
+
+from pfmc.errors import printable
+from pfmc.ir.graph import Affine, Contraction, Conv, Gemm, Graph, HostNode, MatrixVector, Node
+
+
+def render(graph: Graph) -> str:
+    """The graph, one line per node."""
+    lines = [f"graph @{printable(graph.name)} ({', '.join(_value(graph, v) for v in graph.inputs)})"]
+    lines += [f"  {_node(graph, node)}" for node in graph.nodes]
+    lines.append(f"  return {', '.join(f'%{printable(v)}' for v in graph.outputs)}")
+    return "\n".join(lines) + "\n"
+
+
+def _value(graph: Graph, value: str) -> str:
+    shape = graph.shapes.get(value)
+    if shape is None:
+        return f"%{printable(value)}"
+    return f"%{printable(value)}: {'x'.join('?' if d is None else str(d) for d in shape)}"
+
+
+def _node(graph: Graph, node: Node) -> str:
+    made = ", ".join(_value(graph, v) for v in node.outputs if v)
+    read = ", ".join(f"%{printable(v)}" for v in node.inputs if v)
+    kind, details = _details(node)
+    return f"{made} = {kind} @{printable(node.name)} ({read}){''.join(f' {d}' for d in details)}"
+
+
+def _details(node: Node) -> tuple[str, list[str]]:
+    if isinstance(node, HostNode):
+        return f"host.{node.kind}", [f"; {node.reason}"] if node.reason else []
+    if isinstance(node, Affine):
+        present = [word for word, v in (("gain", node.gain), ("offset", node.offset)) if v is not None]
+        return "affine", [*present, f"axis={node.axis}"]
+    return _contraction(node)
+
+
+def _contraction(node: Contraction) -> tuple[str, list[str]]:
+    details = [str(node.matrix if isinstance(node, MatrixVector) else node.weight)]
+    if isinstance(node, Gemm):
+        details += [f"alpha={node.alpha:g}"] if node.alpha != 1.0 else []
+        details += ["transposed"] if node.transposed else []
+    if isinstance(node, Conv):
+        details += [str(node.windows)] + ([f"groups={node.groups}"] if node.groups > 1 else [])
+    if isinstance(node, MatrixVector) and node.windows is not None:
+        details.append(str(node.windows))
+    if node.bias is not None:
+        details.append("bias")
+    if len(node.replaces) > 1:
+        details.append(f"replaces({', '.join(printable(name) for name in node.replaces)})")
+    return type(node).__name__.lower(), details

@@ -1,0 +1,43 @@
+"""The rule that turns a convolution into matrix × vector: which inputs each output position sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Shaped
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sliding windows over the spatial axes of an N × C × spatial tensor; every field has one entry per axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+
+    def __call__(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, "batch *positions rows"]:
+        """The windows of ``x`` as vectors: channel slowest, then the kernel's axes, as ONNX stores a Conv's weights."""
+        axes = len(self.kernel)
+        x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads_begin, self.pads_end, strict=True)])
+        reach = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, 2 + axes)))
+        steps = tuple(slice(None, None, s) for s in self.strides)
+        taps = tuple(slice(None, None, d) for d in self.dilations)
+        view = view[(slice(None), slice(None), *steps, *taps)]
+        order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
+        moved = view.transpose(order)
+        return moved.reshape(*moved.shape[: 1 + axes], -1)
+
+    def __str__(self) -> str:
+        def sizes(values: tuple[int, ...]) -> str:
+            return "x".join(map(str, values))
+
+        parts = [f"kernel={sizes(self.kernel)}", f"strides={sizes(self.strides)}"]
+        if any(d != 1 for d in self.dilations):
+            parts.append(f"dilations={sizes(self.dilations)}")
+        if any(self.pads_begin) or any(self.pads_end):
+            parts.append(f"pads={sizes(self.pads_begin)}:{sizes(self.pads_end)}")
+        return f"windows({' '.join(parts)})"

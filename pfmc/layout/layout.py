@@ -1,0 +1,73 @@
+"""Placed tiles and the programme that says how long each strip is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pfmc.errors import CapacityError
+from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.primitives.crossbar import CrossbarTile, Programmed
+from pfmc.technology.schema import Technology
+
+
+@dataclass(frozen=True)
+class PlacedTile:
+    """A tile and where its origin (that of its first strip) stands on the chip, in database units."""
+
+    tile: Tile
+    x: int
+    y: int
+
+
+class Programme(Protocol):
+    """Where the devices of a tile come from: the weights, or a table of devices."""
+
+    def devices(self, tile: Tile) -> Programmed:
+        """Wanted resistance and length of every strip of a tile, unused positions included."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WeightProgramme:
+    """Devices that realise the netlist's blocks at the tiles' scales; each tile is computed when it is asked for."""
+
+    netlist: Netlist
+    primitive: CrossbarTile
+
+    def devices(self, tile: Tile) -> Programmed:
+        """See :class:`Programme`."""
+        try:
+            return self.primitive.program(self.netlist.block(tile), tile.scale)
+        except ValueError as e:
+            raise CapacityError(str(e), f"tile {tile.name} of node {tile.node}", "choose a smaller scale") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A chip.
+
+    Attributes:
+        title: the text drawn on the chip: it names the model by its hash.
+        width, height: of the chip's frame, database units; its lower left corner is the origin.
+
+    """
+
+    technology: Technology
+    netlist: Netlist
+    tiles: tuple[PlacedTile, ...]
+    programme: Programme
+    width: int
+    height: int
+    title: str
+
+    def programmed(self) -> Iterator[tuple[PlacedTile, Programmed]]:
+        """Every tile with its devices, one at a time."""
+        for placed in self.tiles:
+            yield placed, self.programme.devices(placed.tile)
+
+    @property
+    def area(self) -> float:
+        """Of the chip, square metres."""
+        return self.width * self.height * self.technology.grid.database_unit.si**2

@@ -1,0 +1,1 @@
+"""The Netlist: tiles of primitives, each with the block of a matrix that it must realise."""

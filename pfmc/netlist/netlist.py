@@ -1,0 +1,135 @@
+"""Tiles, their scales and ranges, and where their partial sums go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.errors import PassError
+from pfmc.ir.graph import Graph, MatrixVector
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a converter must span. ``low`` is zero (unsigned codes) or ``-high`` (signed): zero is always a code."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, low: float, high: float) -> Range:
+        """The smallest such range that contains both numbers."""
+        reach = max(abs(low), abs(high))
+        return cls(0.0 if low >= 0 else -reach, reach)
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative values occur."""
+        return self.low < 0
+
+    def codes(self, bits: int) -> tuple[int, int]:
+        """Lowest and highest code of a converter with this many bits: symmetric about zero where signed."""
+        highest = 2 ** (bits - 1) - 1 if self.signed else 2**bits - 1
+        return (-highest if self.signed else 0), highest
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One block of one matrix on one tile; what it computes is added to the node's output on the host.
+
+    Attributes:
+        name: "t00000", unique in the netlist.
+        node: name of the contraction.
+        rows, columns: which part of the matrix.
+        input_range: of the input vector's entries that this tile sees, in the model's units.
+        output_range: of the tile's partial sums, in the model's units.
+        scale: siemens per unit of weight.
+
+    """
+
+    name: str
+    node: str
+    rows: range
+    columns: range
+    input_range: Range | None = None
+    output_range: Range | None = None
+    scale: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Netlist:
+    """The graph and its tiles, ordered by node, then row block, then column block."""
+
+    graph: Graph
+    tiles: tuple[Tile, ...]
+
+    def by_node(self) -> Iterator[tuple[MatrixVector, list[Tile]]]:
+        """Each mapped contraction with its tiles."""
+        nodes = {node.name: node for node in self.graph.matrices()}
+        for name, tiles in groupby(self.tiles, key=lambda tile: tile.node):
+            yield nodes[name], list(tiles)
+
+    def block(self, tile: Tile) -> Float[np.ndarray, "rows columns"]:
+        """The part of the matrix that a tile must realise."""
+        return self._matrix(tile.node).matrix.block(tile.rows, tile.columns)
+
+    def blocks(self) -> Iterator[tuple[Tile, Float[np.ndarray, "rows columns"]]]:
+        """Every tile with its block, one at a time."""
+        for node, tiles in self.by_node():
+            for tile in tiles:
+                yield tile, node.matrix.block(tile.rows, tile.columns)
+
+    def _matrix(self, name: str) -> MatrixVector:
+        for node in self.graph.matrices():
+            if node.name == name:
+                return node
+        raise PassError("a tile belongs to no contraction", f"node {name}")
+
+    def verify(self) -> None:
+        """Check that tiles have unique names, lie inside their matrices and do not overlap.
+
+        Raises:
+            PassError: naming the tile.
+
+        """
+        shapes = {node.name: (node.matrix.rows, node.matrix.columns) for node in self.graph.matrices()}
+        seen: set[str] = set()
+        starts: set[tuple[str, int, int]] = set()
+        for tile in self.tiles:
+            where = f"tile {tile.name}"
+            if tile.name in seen:
+                raise PassError("two tiles have the same name", where)
+            if tile.node not in shapes:
+                raise PassError(f"the tile belongs to no contraction ({tile.node})", where)
+            rows, columns = shapes[tile.node]
+            if not (
+                0 <= tile.rows.start < tile.rows.stop <= rows and 0 <= tile.columns.start < tile.columns.stop <= columns
+            ):
+                raise PassError("the tile lies outside its matrix", where)
+            if (tile.node, tile.rows.start, tile.columns.start) in starts:
+                raise PassError("two tiles begin at the same place of a matrix", where)
+            starts.add((tile.node, tile.rows.start, tile.columns.start))
+            seen.add(tile.name)
+
+
+def render(netlist: Netlist) -> str:
+    """The textual form: a line per contraction and per tile."""
+    lines = [f"netlist @{netlist.graph.name} {len(netlist.tiles)} tiles"]
+    for node, tiles in netlist.by_node():
+        lines.append(f"  @{node.name} {node.matrix}")
+        lines += [f"    {_tile(tile)}" for tile in tiles]
+    return "\n".join(lines) + "\n"
+
+
+def _tile(tile: Tile) -> str:
+    text = f"{tile.name} [{tile.rows.start}:{tile.rows.stop}, {tile.columns.start}:{tile.columns.stop}]"
+    if tile.input_range is not None:
+        text += f" input {tile.input_range.low:.4g}..{tile.input_range.high:.4g}"
+    if tile.output_range is not None:
+        text += f" output {tile.output_range.low:.4g}..{tile.output_range.high:.4g}"
+    return text if math.isnan(tile.scale) else text + f" scale {tile.scale:.4g} S"

@@ -1,0 +1,141 @@
+"""What a pass is, and the manager that runs a pipeline of them and holds each to its promises."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
+
+import numpy as np
+
+from pfmc.errors import PassError, UsageError
+from pfmc.ir.graph import Graph
+from pfmc.ir.text import render as render_graph
+from pfmc.layout.layout import Layout
+from pfmc.netlist.netlist import Netlist
+from pfmc.netlist.netlist import render as render_netlist
+from pfmc.technology.schema import Technology
+
+Takes = TypeVar("Takes", Graph, Netlist, Layout)
+Gives = TypeVar("Gives", Graph, Netlist, Layout)
+
+Activations = Callable[[Sequence[str]], Iterator[dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know beside the representation that it is given.
+
+    Attributes:
+        technology: who fabricates.
+        activations: runs the calibration data through the model and yields, batch by batch, the named values.
+        title: names the model by its hash.
+
+    """
+
+    technology: Technology
+    activations: Activations
+    title: str
+
+
+@dataclass(frozen=True)
+class Pass(ABC, Generic[Takes, Gives]):
+    """A step of the compiler. Its fields are its options; on the command line they are kebab-case.
+
+    ``takes`` and ``gives`` say which representations it stands between; ``after`` names the pass behind which it is put
+    when a user adds it to a pipeline.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[type[Any]]
+    gives: ClassVar[type[Any]]
+    after: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, source: Takes, context: Context) -> Gives:
+        """Make the next representation; the one given is left as it is."""
+
+    def requires(self, source: Takes) -> None:
+        """Raise PassError if ``source`` is not what this pass can take."""
+
+    def ensures(self, source: Takes, result: Gives) -> None:
+        """Raise PassError if ``result`` is not what this pass promises."""
+
+    def options(self) -> dict[str, Any]:
+        """The options by their names on the command line."""
+        return {f.name.replace("_", "-"): getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[Any, Any]:
+    """A pass with the options that a user set, each text converted to the field's type.
+
+    Raises:
+        UsageError: naming the option, if it is unknown or its value does not fit.
+
+    """
+    hints = get_type_hints(kind)
+    fields = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for option, text in settings.items():
+        if option not in fields:
+            known = ", ".join(sorted(fields)) or "it has none"
+            raise UsageError("no such option", f"{kind.name}.{option}", f"options of {kind.name}: {known}")
+        wanted = hints[fields[option]]
+        try:
+            values[fields[option]] = _BOOLEANS[text.lower()] if wanted is bool else wanted(text)
+        except (ValueError, KeyError):
+            raise UsageError(f"{text!r} is not a {wanted.__name__}", f"{kind.name}.{option}") from None
+    try:
+        return kind(**values)
+    except ValueError as e:
+        raise UsageError(str(e), kind.name) from None
+
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def render(representation: Graph | Netlist | Layout) -> str:
+    """The textual form of any representation."""
+    if isinstance(representation, Graph):
+        return render_graph(representation)
+    if isinstance(representation, Netlist):
+        return render_netlist(representation)
+    placed = "".join(f"  {p.tile.name} at {p.x},{p.y}\n" for p in representation.tiles)
+    return f"layout {representation.width}x{representation.height} {len(representation.tiles)} tiles\n{placed}"
+
+
+def run_pipeline(
+    passes: Sequence[Pass[Any, Any]],
+    graph: Graph,
+    context: Context,
+    *,
+    after: Callable[[Pass[Any, Any], Graph | Netlist | Layout], None] = lambda _pass, _result: None,
+) -> Layout:
+    """Run the passes in order, from Graph to Layout, checking each one's pre- and postconditions.
+
+    Args:
+        after: called with each pass and what it made, for printing and progress.
+
+    Raises:
+        PassError: naming the pass, where representations do not meet or a promise is broken.
+
+    """
+    current: Graph | Netlist | Layout = graph
+    for step in passes:
+        where = f"pass {step.name}"
+        if not isinstance(current, step.takes):
+            raise PassError(f"it takes a {step.takes.__name__} and was given a {type(current).__name__}", where)
+        step.requires(current)
+        result = step.run(current, context)
+        if not isinstance(result, step.gives):
+            raise PassError(f"it promises a {step.gives.__name__} and gave a {type(result).__name__}", where)
+        if isinstance(result, Graph | Netlist):
+            result.verify()
+        step.ensures(current, result)
+        current = result
+        after(step, current)
+    if not isinstance(current, Layout):
+        raise PassError(f"the pipeline ends with a {type(current).__name__}, not a Layout", f"pass {passes[-1].name}")
+    return current

@@ -1,0 +1,1 @@
+"""Primitives: the kinds of physical block, and what each can hold."""

@@ -1,0 +1,1 @@
+"""Technologies: the schema, the loader and the library of files."""

@@ -1,0 +1,1 @@
+"""The technology files that come with pfmc."""

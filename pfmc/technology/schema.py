@@ -1,0 +1,247 @@
+"""What a technology file says: everything that depends on who fabricates, each number with its unit and its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pfmc.units import UNITS
+
+
+class Model(BaseModel):
+    """Frozen, and an entry that nobody asked for is an error: a misspelt key must not pass in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Quantity(Model):
+    """One number of a technology: value, unit, and who says so (a document, or "assumption: …")."""
+
+    value: float
+    unit: str
+    source: str = Field(min_length=3)
+
+    @property
+    def si(self) -> float:
+        """The value in SI units."""
+        return self.value * UNITS[self.unit][1]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Validator of a quantity's dimension and range (in SI units)."""
+
+    dimension: str
+    low: float = 0.0
+    high: float = float("inf")
+    low_is_allowed: bool = False
+
+    def __call__(self, quantity: Quantity) -> Quantity:
+        """Return the quantity, or raise ValueError that says what is wrong with it."""
+        known = [name for name, (dimension, _) in UNITS.items() if dimension == self.dimension]
+        if quantity.unit not in known:
+            raise ValueError(f"unit {quantity.unit!r} does not measure a {self.dimension}: use {' or '.join(known)}")
+        above = quantity.si >= self.low if self.low_is_allowed else quantity.si > self.low
+        if not (above and quantity.si <= self.high):
+            raise ValueError(f"{quantity.value} {quantity.unit} is outside {self.low} to {self.high} (SI units)")
+        return quantity
+
+
+Length = Annotated[Quantity, AfterValidator(Measures("length", 0.0, 0.1))]
+Offset = Annotated[Quantity, AfterValidator(Measures("length", -1e-3, 1e-3))]
+SheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7))]
+WidthResistance = Annotated[Quantity, AfterValidator(Measures("resistance times width", 0.0, 1.0, True))]
+Voltage = Annotated[Quantity, AfterValidator(Measures("voltage", 0.0, 100.0))]
+Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0))]
+Count = Annotated[Quantity, AfterValidator(Measures("count", 0.0, 4096.0))]
+
+
+class Layer(Model):
+    """A layer of the mask file."""
+
+    name: str = Field(min_length=1)
+    number: int = Field(ge=0, le=32767)
+    datatype: int = Field(ge=0, le=32767)
+    source: str = Field(min_length=3)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Layer number and datatype, as GDSII has them."""
+        return self.number, self.datatype
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.datatype}"
+
+
+class Layers(Model):
+    """The layers, by what they are for. Text layers may coincide with pin layers."""
+
+    poly: Layer  # the resistor strip
+    contact: Layer  # from metal 1 to the strip's ends
+    block: Layer  # keeps silicide off: the personalised mask
+    marker: Layer  # tells the foundry's extractor where a resistor is; not a mask
+    metal1: Layer  # row wires
+    metal2: Layer  # column wires
+    via1: Layer
+    metal1_pin: Layer
+    metal2_pin: Layer
+    metal1_text: Layer
+    metal2_text: Layer
+    outline: Layer  # tile and chip frames; not a mask
+    blankets: tuple[Layer, ...]  # implants and blocks drawn over the whole array
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        drawn = [self.poly, self.contact, self.block, self.metal1, self.metal2, self.via1, *self.blankets]
+        if len({layer.key for layer in drawn}) < len(drawn):
+            raise ValueError("two mask layers have the same number and datatype")
+        return self
+
+
+class Grid(Model):
+    """Database unit of the files, and the manufacturing grid that every vertex must lie on."""
+
+    database_unit: Length
+    manufacturing: Length
+
+    @property
+    def step(self) -> int:
+        """The manufacturing grid in database units."""
+        return round(self.manufacturing.si / self.database_unit.si)
+
+    def units(self, length: Quantity) -> int:
+        """A length in database units.
+
+        Raises:
+            ValueError: if it does not lie on the manufacturing grid.
+
+        """
+        steps = length.si / self.manufacturing.si
+        if abs(steps - round(steps)) > 1e-6:
+            raise ValueError(f"{length.value} {length.unit} is not on the manufacturing grid")
+        return round(steps) * self.step
+
+
+class Resistor(Model):
+    """The strip's electrical model: R = sheet · L / (W − reduction) + silicide + two terminals."""
+
+    name: str
+    sheet_resistance: SheetResistance  # where the block covers the strip
+    silicide_sheet_resistance: SheetResistance  # where it does not
+    width_reduction: Offset  # drawn width minus electrical width
+    terminal_resistance: WidthResistance  # of each end; divided by the electrical or drawn width, as said
+    terminal_width: Literal["drawn", "electrical"]
+
+
+class Cell(Model):
+    """Geometry of one resistor strip and its place in the array.
+
+    The origin of a strip is the middle of its width (x) and the start of its body (y). The body runs upwards over
+    ``body_length``; below and above it are the heads, each with one contact. Contacts, wires and vias never move: what
+    changes from weight to weight is how much of the body the block covers.
+    """
+
+    family: Literal["window", "end"]
+    strip_width: Length
+    strip_pitch: Length  # between the strips of a pair, and of neighbours: columns + and − alternate
+    row_pitch: Length
+    body_length: Length  # of the longest resistor: contact to contact, less contact_distance at both ends
+    head_length: Length  # of poly beyond the body, at both ends
+    length_min: Length  # of the blocked part of a programmed strip
+    length_max: Length
+    window_start: Length | None = None  # family "window": the window's lower edge above the start of the body
+    block_overhang: Length  # of the block beyond the strip, at both sides
+    marker_covers: Literal["body", "block"]  # a fixed marker, or one that follows the block
+    contact_width: Length
+    contact_height: Length
+    contact_distance: Length  # from the body's ends
+    pad_width: Length  # metal 1 over the upper contact
+    pad_height: Length
+    pad_offset: Length  # lower edge above the end of the body
+    via_size: Length
+    via_offset: Length  # lower edge above the end of the body
+    row_wire_width: Length
+    row_wire_offset: Offset  # lower edge relative to the start of the body (negative: below)
+    row_wire_extension: Length  # beyond the outermost strips' edges
+    column_wire_width: Length
+    column_wire_extension: Length  # beyond the first and the last body
+    blanket_margin_x: Length  # beyond the outermost strips' edges
+    blanket_margin_y: Length  # beyond the outermost heads
+
+
+class TileSize(Model):
+    """Weights per tile; a weight is a pair of strips."""
+
+    rows: Count
+    columns: Count
+
+
+class Converters(Model):
+    """Digital-to-analog at the rows, analog-to-digital at the columns."""
+
+    input_bits: Bits
+    output_bits: Bits
+    input_voltage: Voltage  # full scale, zero to peak
+
+
+class Chip(Model):
+    """How tiles stand on the chip."""
+
+    tile_spacing: Length
+    frame_margin: Length  # from the tiles to the chip's frame
+    mark_size: Length  # arms of the alignment crosses
+    mark_width: Length
+
+
+class Technology(Model):
+    """A crossbar technology: one cell of one process."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-/]*$")
+    title: str
+    target: Literal["crossbar"]
+    process: str
+    resistor: Resistor
+    grid: Grid
+    layers: Layers
+    cell: Cell
+    tile: TileSize
+    converters: Converters
+    chip: Chip
+
+    @property
+    def personalisation_masks(self) -> tuple[Layer, ...]:
+        """The masks that differ from model to model."""
+        return (self.layers.block,)
+
+    @property
+    def personalisation_layers(self) -> tuple[Layer, ...]:
+        """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
+        if self.cell.marker_covers == "block":
+            return self.layers.block, self.layers.marker
+        return (self.layers.block,)
+
+    @model_validator(mode="after")
+    def _on_grid(self) -> Self:
+        for section, model in (("cell", self.cell), ("chip", self.chip)):
+            for key, value in model:
+                if isinstance(value, Quantity):
+                    try:
+                        self.grid.units(value)
+                    except ValueError as e:
+                        raise ValueError(f"{section}.{key}: {e}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        cell = self.cell
+        if cell.family == "window" and cell.window_start is None:
+            raise ValueError("cell.window_start: the window family needs it")
+        if not cell.length_min.si < cell.length_max.si <= cell.body_length.si:
+            raise ValueError("cell.length_min < cell.length_max <= cell.body_length does not hold")
+        if cell.window_start is not None and cell.window_start.si >= cell.length_min.si:
+            raise ValueError("cell.window_start must be below cell.length_min")
+        if self.resistor.width_reduction.si >= cell.strip_width.si:
+            raise ValueError("resistor.width_reduction leaves no electrical width")
+        return self
