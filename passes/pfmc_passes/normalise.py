@@ -15,7 +15,10 @@ from pfmc.passmanager import Context, Pass
 
 @dataclass(frozen=True)
 class Normalise(Pass[Graph, Graph]):
-    """Bring every contraction to y = x · matrix + bias; a Conv becomes matrix × windows, groups a block-diagonal matrix."""
+    """Bring every contraction to y = x · matrix + bias.
+
+    A Conv becomes matrix × windows; groups become a block-diagonal matrix.
+    """
 
     name: ClassVar[str] = "normalise"
     takes: ClassVar[type[Graph]] = Graph

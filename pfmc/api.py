@@ -1,0 +1,157 @@
+"""The Python interface: compile, open, verify, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfmc.backend import TileAsBuilt
+from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
+from pfmc.check.verify import Verification
+from pfmc.driver import CompileOptions, Observer, Silent, VerifyOptions, compile_model, export_bundle, verify_bundle
+from pfmc.registry import load_backend
+from pfmc.report.page import write_report
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A compiled model on disk.
+
+    Attributes:
+        path: the bundle's folder.
+        manifest: what manifest.json says.
+
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def tiles(self) -> list[TileRecord]:
+        """What each tile holds, where it stands, its scale (siemens per unit of weight) and ranges (model's units)."""
+        return read_tiles(self.manifest.path_of(self.path, "tiles"))
+
+    def read_back(self) -> Iterator[TileAsBuilt]:
+        """Every tile's resistances (rows × columns × 2, ohms), measured from the geometry in the masks.
+
+        Raises:
+            ArtifactError: if the masks cannot be understood.
+
+        """
+        backend = load_backend(self.manifest.backend)
+        return backend.read(self.path, self.manifest.technology, self.tiles, lambda _done: None)
+
+    def verify(
+        self,
+        data: str | Path | None = None,
+        *,
+        samples: int | None = None,
+        tolerance: float = 0.05,
+        accept_modified: bool = False,
+        ideal_converters: bool = False,
+        seed: int = 0,
+        observer: Observer | None = None,
+    ) -> Verification:
+        """Measure what the masks compute and compare it with the original model.
+
+        Args:
+            data: npz file with one array per model input, first axis the samples, and optionally ``labels``; None:
+                random inputs drawn from ``seed``.
+            samples: use at most this many.
+            tolerance: largest relative error, ‖y_fab − y_ref‖₂ / ‖y_ref‖₂, that passes.
+            accept_modified: let files pass that were changed after the compile.
+            ideal_converters: leave the converters' rounding and clipping out.
+            seed: of random inputs.
+            observer: is told about progress.
+
+        Raises:
+            DataError: if the data do not fit the model.
+            ArtifactError: if the bundle cannot be understood.
+
+        """
+        options = VerifyOptions(
+            None if data is None else Path(data), samples, tolerance, accept_modified, ideal_converters, seed
+        )
+        return verify_bundle(self.path, options, observer or Silent())
+
+    def export(
+        self, path: str | Path, format: str, *, tile: str | None = None, devices: str | Path | None = None
+    ) -> Path:
+        """Write a format that the next tool reads; ``pfmc formats`` lists them.
+
+        Args:
+            tile: only this tile.
+            devices: draw the masks from this table of devices (CSV or parquet) instead.
+
+        Raises:
+            UsageError: unknown format or tile.
+            ArtifactError: if the masks or the table cannot be understood, or the file cannot be written.
+
+        """
+        target = Path(path)
+        export_bundle(self.path, format, target, tile=tile, devices=None if devices is None else Path(devices))
+        return target
+
+    def report(self, path: str | Path | None = None, verification: Verification | None = None) -> Path:
+        """Write the self-contained HTML page; the default is report.html in the bundle.
+
+        Args:
+            verification: a verdict to show; None: the masks are verified with random inputs.
+
+        """
+        target = self.path / "report.html" if path is None else Path(path)
+        write_report(self.path, target, verification or self.verify())
+        return target
+
+
+def compile(
+    model: str | Path,
+    output: str | Path,
+    *,
+    target: str = "crossbar",
+    technology: str | Path | None = None,
+    calibration: str | Path | None = None,
+    options: Mapping[str, object] | None = None,
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> Bundle:
+    """Compile an ONNX model into a bundle.
+
+    Args:
+        model: the ONNX file; its external data, if any, beside it.
+        output: the folder to make; it must not exist or be empty.
+        target: what to build.
+        technology: name of an installed one, or a TOML file; None: the target's default.
+        calibration: npz file that sets the converters' ranges; None: random inputs drawn from ``seed``.
+        options: of passes, as ``{"tile.rows": 32}``.
+        seed: of random inputs.
+        observer: is told about progress.
+
+    Raises:
+        PfmcError: a subclass that names what is wrong; nothing is left behind then.
+
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for key, value in (options or {}).items():
+        name, _, option = key.partition(".")
+        settings.setdefault(name, {})[option] = str(value)
+    compile_options = CompileOptions(
+        target=target,
+        technology=None if technology is None else str(technology),
+        calibration=None if calibration is None else Path(calibration),
+        settings=settings,
+        seed=seed,
+    )
+    manifest = compile_model(Path(model), Path(output), compile_options, observer or Silent())
+    return Bundle(Path(output), manifest)
+
+
+def open(path: str | Path) -> Bundle:
+    """Open a bundle.
+
+    Raises:
+        ArtifactError: if the folder is not one.
+
+    """
+    return Bundle(Path(path), read_manifest(Path(path)))

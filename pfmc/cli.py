@@ -1,0 +1,226 @@
+"""The command line. Every failure is one line on stderr and a non-zero exit status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pfmc import registry
+from pfmc._version import __version__
+from pfmc.driver import CompileOptions, VerifyOptions, compile_model, export_bundle, verify_bundle
+from pfmc.errors import PfmcError, UsageError
+from pfmc.report.terminal import show_manifest, show_verification
+from pfmc.technology import loader
+
+app = typer.Typer(
+    name="pfmc",
+    help="Compile a trained ONNX network into a fixed physical layout, and verify what the emitted files compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Of the random inputs that are drawn where no data are given.", min=0)]
+
+
+class Watch:
+    """Shows stages and progress on a terminal; quiet in a pipe."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Watch:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
+        """See :class:`pfmc.driver.Observer`."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        task = self._task = self._progress.add_task(title, total=total)
+        return lambda done: self._progress.advance(task, done)
+
+    def show(self, text: str) -> None:
+        """See :class:`pfmc.driver.Observer`."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(name="compile")
+def compile_command(
+    model: Annotated[Path, typer.Argument(help="ONNX file.", metavar="MODEL.onnx")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.", metavar="DIR")],
+    target: Annotated[str, typer.Option(help="What to build.")] = "crossbar",
+    technology: Annotated[str | None, typer.Option(help="Name, or a TOML file.", metavar="NAME|FILE.toml")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Inputs that set the converters' ranges.", metavar="DATA.npz")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of a pass.", metavar="PASS.OPTION=VALUE")
+    ] = None,
+    add_pass: Annotated[list[str] | None, typer.Option(help="Run an installed pass too.", metavar="PASS")] = None,
+    print_after: Annotated[
+        list[str] | None, typer.Option(help="Print what a pass made, on stderr.", metavar="PASS")
+    ] = None,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compile a model into a bundle: masks, host graph, as-fabricated model, manifest."""
+    options = CompileOptions(
+        target=target,
+        technology=technology,
+        calibration=calibration,
+        settings=_settings(settings or []),
+        add_passes=tuple(add_pass or ()),
+        print_after=tuple(print_after or ()),
+        seed=seed,
+    )
+    with Watch() as watch:
+        manifest = compile_model(model, output, options, watch)
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        show_manifest(manifest, output)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Bundle.", metavar="DIR")],
+    data: Annotated[Path | None, typer.Option(help="Inputs, and labels if known.", metavar="DATA.npz")] = None,
+    samples: Annotated[int | None, typer.Option(help="Use at most this many.", min=1)] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest relative error that passes.", min=0.0)] = 0.05,
+    accept_modified: Annotated[bool, typer.Option("--accept-modified", help="Let changed files pass.")] = False,
+    ideal_converters: Annotated[
+        bool, typer.Option("--ideal-converters", help="Leave the converters' rounding and clipping out.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure what the emitted files compute, against the original model. Exit status 1: out of tolerance."""
+    options = VerifyOptions(data, samples, tolerance, accept_modified, ideal_converters, seed)
+    with Watch() as watch:
+        verification = verify_bundle(folder, options, watch)
+    if as_json:
+        print_json(verification.to_json())
+    else:
+        show_verification(verification)
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Bundle.", metavar="DIR")],
+    path: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="PATH")],
+    format_: Annotated[str, typer.Option("--format", help="See pfmc formats.", metavar="FORMAT")],
+    tile: Annotated[str | None, typer.Option(help="Only this tile.", metavar="NAME")] = None,
+    devices: Annotated[
+        Path | None, typer.Option(help="Draw the masks from this table of devices.", metavar="TABLE")
+    ] = None,
+) -> None:
+    """Write a format that the next tool in the chain reads."""
+    export_bundle(folder, format_, path, tile=tile, devices=devices)
+
+
+@app.command()
+def technologies() -> None:
+    """List the installed technologies."""
+    _list(loader.describe())
+
+
+@app.command()
+def passes() -> None:
+    """List the installed passes."""
+    _list([(name, (registry.load_pass(name).__doc__ or "").splitlines()[0]) for name in registry.pass_names()])
+
+
+@app.command()
+def backends() -> None:
+    """List the installed backends."""
+    _list([(backend.name, f"{backend.target}: {backend.summary}") for backend in registry.backends()])
+
+
+@app.command()
+def formats() -> None:
+    """List what pfmc export can write."""
+    _list([(name, text) for backend in registry.backends() for name, text in sorted(backend.formats.items())])
+
+
+def _list(rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        typer.echo(f"{name:<{width}}  {text}")
+
+
+def _settings(texts: list[str]) -> dict[str, dict[str, str]]:
+    settings: dict[str, dict[str, str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        name, dot, option = key.partition(".")
+        if not (equals and dot and name and option):
+            raise UsageError(f"{text!r} is not PASS.OPTION=VALUE", "--set", "for example tile.rows=32")
+        settings.setdefault(name, {})[option] = value
+    return settings
+
+
+def print_json(value: object) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pfmc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run the command line; what is expected to go wrong ends in one line."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        status = app(standalone_mode=False)
+    except PfmcError as e:
+        _fail(str(e))
+    except click.ClickException as e:
+        _fail(e.format_message().replace("\n", " "))
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted, nothing was written")
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(2)
+    except MemoryError:
+        _fail("out of memory")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"pfmc: error: {line}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)

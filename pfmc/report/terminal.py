@@ -1,0 +1,67 @@
+"""What the command line shows a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pfmc.bundle import Manifest, Share
+from pfmc.check.verify import Verification
+from pfmc.errors import printable
+
+
+def show_manifest(manifest: Manifest, folder: Path) -> None:
+    """What a compile made."""
+    chip = manifest.chip
+    rows = [
+        ("model", f"{printable(manifest.model.name)}  {manifest.model.sha256[:16]}"),
+        ("technology", f"{manifest.technology.name}: {manifest.technology.title}"),
+        ("parameters", _share(manifest.parameters)),
+        ("MACs per sample", _share(manifest.macs)),
+        ("tiles", f"{manifest.tiles:,} of {_tile_size(manifest)} weights"),
+        ("devices", f"{manifest.devices:,} (and {manifest.unused_devices:,} unused)"),
+        ("chip", f"{chip.width_um / 1e3:.3g} × {chip.height_um / 1e3:.3g} mm"),
+        ("masks that differ", ", ".join(manifest.personalisation_masks)),
+        ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
+        ("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"),
+    ]
+    if manifest.calibration.data == "random":
+        rows.append(("calibration", "random inputs: give --calibration for ranges that fit real data"))
+    _print(rows)
+
+
+def show_verification(verification: Verification) -> None:
+    """A verdict."""
+    rows = [("data", f"{verification.samples} samples, {verification.data}")]
+    for name, output in verification.outputs.items():
+        error = "not a number" if output.relative_error is None else f"{100 * output.relative_error:.3g} %"
+        rows.append((f"output {printable(name)}", f"relative error {error}, agreement {100 * output.agreement:.4g} %"))
+    if verification.accuracy is not None:
+        reference, fabricated = verification.accuracy["reference"], verification.accuracy["fabricated"]
+        rows.append(("accuracy", f"{100 * fabricated:.4g} % as fabricated, {100 * reference:.4g} % original"))
+    rows.append(("devices read back", f"{verification.devices_read_back:,} of {verification.devices:,}"))
+    rows.append(("wires, converters", f"{verification.wires}, {verification.converters}"))
+    rows += [("modified", printable(path)) for path in verification.modified_files]
+    rows += [("complaint", printable(line)) for line in verification.complaints[:20]]
+    rows.append(("verdict", "passed" if verification.passed else "FAILED"))
+    rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
+    _print(rows)
+
+
+def _share(share: Share) -> str:
+    return f"{share.mapped:,} of {share.total:,} mapped ({100 * share.mapped / max(share.total, 1):.1f} %)"
+
+
+def _tile_size(manifest: Manifest) -> str:
+    tile = manifest.technology.tile
+    return f"{tile.rows.value:g} × {tile.columns.value:g}"
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
+    Console(soft_wrap=True).print(table)
