@@ -30,7 +30,7 @@ def _node(graph: Graph, node: Node) -> str:
 
 def _details(node: Node) -> tuple[str, list[str]]:
     if isinstance(node, HostNode):
-        return f"host.{node.kind}", [f"; {node.reason}"] if node.reason else []
+        return f"host.{printable(node.kind)}", [f"; {printable(node.reason)}"] if node.reason else []
     if isinstance(node, Affine):
         present = [word for word, v in (("gain", node.gain), ("offset", node.offset)) if v is not None]
         return "affine", [*present, f"axis={node.axis}"]

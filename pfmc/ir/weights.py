@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
+from pfmc.errors import printable
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -35,7 +37,7 @@ class Weight:
         return np.memmap(self.path, dtype=dtype, mode="r", offset=self.offset, shape=self.shape)
 
     def __str__(self) -> str:
-        return f'"{self.name}" {self.dtype}[{"x".join(map(str, self.shape))}]'
+        return f'"{printable(self.name)}" {self.dtype}[{"x".join(map(str, self.shape))}]'
 
 
 @dataclass(frozen=True, eq=False)
