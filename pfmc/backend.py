@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.bundle import TileRecord
 from pfmc.layout.layout import Layout
@@ -76,6 +76,16 @@ class Backend(Protocol):
         Raises:
             ArtifactError: if the files cannot be understood.
 
+        """
+        ...
+
+    def shapes(
+        self, folder: Path, technology: Technology, tile: TileRecord, window: tuple[int, int, int, int]
+    ) -> dict[str, Int[np.ndarray, "n 4"]]:
+        """Rectangles of a tile, for pictures: by layer name, x0, y0, x1, y1 in database units from the tile's origin.
+
+        Args:
+            window: only rectangles that touch this one, likewise.
         """
         ...
 

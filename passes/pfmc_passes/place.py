@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pfmc.errors import PassError
-from pfmc.layout.layout import Layout, PlacedTile, WeightProgramme
+from pfmc.layout.layout import Layout, PlacedTile, WeightProgramme, tile_extent
 from pfmc.netlist.netlist import Netlist
 from pfmc.passmanager import Context, Pass
 from pfmc.primitives.crossbar import CrossbarTile
-from pfmc.technology.schema import Technology
 
 
 @dataclass(frozen=True)
@@ -62,20 +61,3 @@ class Place(Pass[Netlist, Layout]):
         """Every tile has a place."""
         if [placed.tile for placed in result.tiles] != list(source.tiles):
             raise PassError("the layout does not hold the netlist's tiles", f"pass {self.name}")
-
-
-def tile_extent(technology: Technology) -> tuple[int, int, int, int]:
-    """Left and bottom edge of a tile relative to its origin, its width and height; database units.
-
-    The blankets reach furthest: their margin beyond the outermost strips and heads.
-    """
-    grid, cell = technology.grid, technology.cell
-    strips = 2 * int(technology.tile.columns.value)
-    half = grid.units(cell.strip_width) // 2
-    margin_x, margin_y = grid.units(cell.blanket_margin_x), grid.units(cell.blanket_margin_y)
-    head = grid.units(cell.head_length)
-    left, bottom = -half - margin_x, -head - margin_y
-    right = (strips - 1) * grid.units(cell.strip_pitch) + half + margin_x
-    rows = int(technology.tile.rows.value)
-    top = (rows - 1) * grid.units(cell.row_pitch) + grid.units(cell.body_length) + head + margin_y
-    return left, bottom, right - left, top - bottom

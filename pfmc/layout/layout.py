@@ -67,7 +67,19 @@ class Layout:
         for placed in self.tiles:
             yield placed, self.programme.devices(placed.tile)
 
-    @property
-    def area(self) -> float:
-        """Of the chip, square metres."""
-        return self.width * self.height * self.technology.grid.database_unit.si**2
+
+def tile_extent(technology: Technology) -> tuple[int, int, int, int]:
+    """Left and bottom edge of a tile relative to its origin, its width and height; database units.
+
+    The blankets reach furthest: their margin beyond the outermost strips and heads.
+    """
+    grid, cell = technology.grid, technology.cell
+    strips = 2 * int(technology.tile.columns.value)
+    half = grid.units(cell.strip_width) // 2
+    margin_x, margin_y = grid.units(cell.blanket_margin_x), grid.units(cell.blanket_margin_y)
+    head = grid.units(cell.head_length)
+    left, bottom = -half - margin_x, -head - margin_y
+    right = (strips - 1) * grid.units(cell.strip_pitch) + half + margin_x
+    rows = int(technology.tile.rows.value)
+    top = (rows - 1) * grid.units(cell.row_pitch) + grid.units(cell.body_length) + head + margin_y
+    return left, bottom, right - left, top - bottom

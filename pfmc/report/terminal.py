@@ -15,8 +15,17 @@ from pfmc.errors import printable
 
 def show_manifest(manifest: Manifest, folder: Path) -> None:
     """What a compile made."""
+    rows = manifest_facts(manifest)
+    rows.append(("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"))
+    if manifest.calibration.data == "random":
+        rows.append(("calibration", "random inputs: give --calibration for ranges that fit real data"))
+    _print(rows)
+
+
+def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What a person wants to know of a bundle, in words."""
     chip = manifest.chip
-    rows = [
+    return [
         ("model", f"{printable(manifest.model.name)}  {manifest.model.sha256[:16]}"),
         ("technology", f"{manifest.technology.name}: {manifest.technology.title}"),
         ("parameters", _share(manifest.parameters)),
@@ -26,11 +35,7 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
         ("chip", f"{chip.width_um / 1e3:.3g} × {chip.height_um / 1e3:.3g} mm"),
         ("masks that differ", ", ".join(manifest.personalisation_masks)),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
-        ("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"),
     ]
-    if manifest.calibration.data == "random":
-        rows.append(("calibration", "random inputs: give --calibration for ranges that fit real data"))
-    _print(rows)
 
 
 def show_verification(verification: Verification) -> None:

@@ -1,0 +1,89 @@
+"""Pictures of a bundle: what lies in the masks, what the masks compute, and where tiles stand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from pfmc.bundle import TileRecord
+from pfmc.layout.layout import tile_extent
+from pfmc.technology.schema import Technology
+
+# Fill and opacity by the layer's role, drawn in this order; the personalised mask is the one that stands out.
+STYLE: Final = {
+    "poly": ("#c0392b", 0.55),
+    "block": ("#f1c40f", 0.75),
+    "contact": ("#1b1f24", 0.95),
+    "metal1": ("#2e86c1", 0.40),
+    "via1": ("#6c3483", 0.95),
+    "metal2": ("#27ae60", 0.30),
+}
+
+
+def mask_picture(
+    technology: Technology, shapes: dict[str, Int[np.ndarray, "n 4"]], window: tuple[int, int, int, int]
+) -> bytes:
+    """The drawn shapes of a few weights, as PNG; coordinates in micrometres from the tile's origin."""
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    axes = figure.add_subplot()
+    to_um = technology.grid.database_unit.si * 1e6
+    legend = []
+    for role, (colour, opacity) in STYLE.items():
+        layer = getattr(technology.layers, role)
+        boxes = shapes.get(layer.name, np.zeros((0, 4), dtype=np.int64)) * to_um
+        corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        axes.add_collection(PolyCollection(list(corners), facecolor=colour, edgecolor="none", alpha=opacity))
+        legend.append(Patch(facecolor=colour, alpha=opacity, label=f"{layer.name} {layer}"))
+    axes.set_xlim(window[0] * to_um, window[2] * to_um)
+    axes.set_ylim(window[1] * to_um, window[3] * to_um)
+    axes.set_aspect("equal")
+    axes.set_xlabel("µm")
+    axes.set_ylabel("µm")
+    figure.legend(handles=legend, loc="outside right upper", frameon=False)
+    return _png(figure)
+
+
+def matrix_picture(matrix: Float[np.ndarray, "rows columns"], title: str) -> bytes:
+    """A matrix as a map of colours, as PNG."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.add_subplot()
+    reach = float(np.abs(matrix[np.isfinite(matrix)]).max(initial=1e-12))
+    image = axes.imshow(matrix, cmap="RdBu", vmin=-reach, vmax=reach, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.set_title(title)
+    axes.set_xlabel("column")
+    axes.set_ylabel("row")
+    return _png(figure)
+
+
+def floor_plan(technology: Technology, tiles: Sequence[TileRecord]) -> bytes:
+    """Where tiles stand, coloured by the node that they belong to, as PNG."""
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.add_subplot()
+    left, bottom, width, height = tile_extent(technology)
+    to_mm = technology.grid.database_unit.si * 1e3
+    origin = np.array([[tile.x + left, tile.y + bottom] for tile in tiles]) * to_mm
+    size = np.array([width, height]) * to_mm
+    steps = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
+    nodes = {node: i for i, node in enumerate(dict.fromkeys(tile.node for tile in tiles))}
+    boxes = PolyCollection(list(origin[:, None] + steps), cmap="turbo", edgecolor="white", linewidth=0.3)
+    boxes.set_array(np.array([nodes[tile.node] for tile in tiles], dtype=float))
+    axes.add_collection(boxes)
+    axes.autoscale_view()
+    axes.set_aspect("equal")
+    axes.set_xlabel("mm")
+    axes.set_ylabel("mm")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
