@@ -21,7 +21,6 @@ class Bundle:
     Attributes:
         path: the bundle's folder.
         manifest: what manifest.json says.
-
     """
 
     path: Path
@@ -37,7 +36,6 @@ class Bundle:
 
         Raises:
             ArtifactError: if the masks cannot be understood.
-
         """
         backend = load_backend(self.manifest.backend)
         return backend.read(self.path, self.manifest.technology, self.tiles, lambda _done: None)
@@ -68,7 +66,6 @@ class Bundle:
         Raises:
             DataError: if the data do not fit the model.
             ArtifactError: if the bundle cannot be understood.
-
         """
         options = VerifyOptions(
             None if data is None else Path(data), samples, tolerance, accept_modified, ideal_converters, seed
@@ -87,7 +84,6 @@ class Bundle:
         Raises:
             UsageError: unknown format or tile.
             ArtifactError: if the masks or the table cannot be understood, or the file cannot be written.
-
         """
         target = Path(path)
         export_bundle(self.path, format, target, tile=tile, devices=None if devices is None else Path(devices))
@@ -98,7 +94,6 @@ class Bundle:
 
         Args:
             verification: a verdict to show; None: the masks are verified with random inputs.
-
         """
         target = self.path / "report.html" if path is None else Path(path)
         write_report(self.path, target, verification or self.verify())
@@ -130,7 +125,6 @@ def compile(
 
     Raises:
         PfmcError: a subclass that names what is wrong; nothing is left behind then.
-
     """
     settings: dict[str, dict[str, str]] = {}
     for key, value in (options or {}).items():
@@ -152,6 +146,5 @@ def open(path: str | Path) -> Bundle:
 
     Raises:
         ArtifactError: if the folder is not one.
-
     """
     return Bundle(Path(path), read_manifest(Path(path)))

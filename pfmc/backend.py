@@ -24,7 +24,6 @@ class Emission:
     Attributes:
         devices: strips that carry weights.
         unused_devices: strips at the positions that no weight uses.
-
     """
 
     files: tuple[tuple[str, str], ...]
@@ -41,7 +40,6 @@ class TileAsBuilt:
             conducts. Last axis G+, G−.
         found: how many devices of the block were recovered whole.
         complaints: what was found that does not belong, one line each, bounded in number.
-
     """
 
     name: str
@@ -56,6 +54,7 @@ class Backend(Protocol):
     name: str
     target: str
     summary: str
+    default_technology: str
     pipeline: tuple[str, ...]  # the passes that lead to its Layout
     formats: Mapping[str, str]  # what ``export`` can write: name and one line
 
@@ -64,7 +63,6 @@ class Backend(Protocol):
 
         Raises:
             OSError: if a file cannot be written.
-
         """
         ...
 
@@ -75,7 +73,6 @@ class Backend(Protocol):
 
         Raises:
             ArtifactError: if the files cannot be understood.
-
         """
         ...
 
@@ -105,6 +102,5 @@ class Backend(Protocol):
         Raises:
             UsageError: unknown format or tile.
             ArtifactError: if the files or the table cannot be understood.
-
         """
         ...

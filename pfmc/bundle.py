@@ -102,7 +102,6 @@ class Manifest(Part):
 
         Raises:
             ArtifactError: if the bundle has none.
-
         """
         for entry in self.files:
             if entry.role == role:
@@ -133,7 +132,6 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         ArtifactError: if there is none, or it is not a manifest of this version.
-
     """
     path = folder / "manifest.json"
     try:
@@ -176,7 +174,6 @@ def new_bundle(folder: Path) -> Iterator[Path]:
 
     Raises:
         ArtifactError: if ``folder`` exists and is not empty, or cannot be written.
-
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError("the output folder is not empty", str(folder), "name a new or empty folder")
@@ -266,7 +263,6 @@ def read_tiles(path: Path) -> list[TileRecord]:
 
     Raises:
         ArtifactError: if it is not such a table.
-
     """
     try:
         return [TileRecord.model_validate(row) for row in pq.read_table(path).to_pylist()]

@@ -17,9 +17,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pfmc import registry
 from pfmc._version import __version__
-from pfmc.driver import CompileOptions, VerifyOptions, compile_model, export_bundle, verify_bundle
+from pfmc.demo import run_demo
+from pfmc.driver import (
+    CompileOptions,
+    VerifyOptions,
+    compile_model,
+    default_technology,
+    export_bundle,
+    verify_bundle,
+)
 from pfmc.errors import PfmcError, UsageError
-from pfmc.report.terminal import show_manifest, show_verification
+from pfmc.plan import plan_model, plan_parameters
+from pfmc.report.page import write_report
+from pfmc.report.terminal import show_manifest, show_plan, show_verification
 from pfmc.technology import loader
 
 app = typer.Typer(
@@ -137,6 +147,51 @@ def export(
 ) -> None:
     """Write a format that the next tool in the chain reads."""
     export_bundle(folder, format_, path, tile=tile, devices=devices)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Bundle.", metavar="DIR")],
+    path: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: DIR/report.html.", metavar="FILE.html")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Inputs, and labels if known.", metavar="DATA.npz")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Write a self-contained HTML page: verdict, pictures, layers, files."""
+    with Watch() as watch:
+        verification = verify_bundle(folder, VerifyOptions(data=data, seed=seed), watch)
+    write_report(folder, path or folder / "report.html", verification)
+
+
+@app.command()
+def plan(
+    model: Annotated[Path | None, typer.Argument(help="ONNX file.", metavar="MODEL.onnx")] = None,
+    parameters: Annotated[float | None, typer.Option(help="Instead of a model.", metavar="1e12")] = None,
+    target: Annotated[str, typer.Option(help="What to build.")] = "crossbar",
+    technology: Annotated[str | None, typer.Option(help="Name, or a TOML file.", metavar="NAME|FILE.toml")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how large it would be, before anything is made."""
+    if (model is None) == (parameters is None):
+        raise UsageError("give a model or --parameters, and not both")
+    name = technology or default_technology(target)
+    planned = plan_model(model, name) if model is not None else plan_parameters(parameters or 0, name)
+    if as_json:
+        print_json(planned.to_json())
+    else:
+        show_plan(planned)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.", metavar="DIR")] = Path("pfmc-demo"),
+) -> None:
+    """Compile, verify, export and report a real sample."""
+    with Watch() as watch:
+        verification = run_demo(folder, watch, typer.echo)
+    if not verification.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

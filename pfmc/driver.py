@@ -48,7 +48,6 @@ from pfmc.technology.loader import load as load_technology
 
 RANDOM_SAMPLES: Final = 64  # drawn where no data are given
 BATCH: Final = 64
-DEFAULT_TECHNOLOGY: Final = {"crossbar": "sg13g2"}
 
 
 class Observer(Protocol):
@@ -85,7 +84,6 @@ class CompileOptions:
         settings: pass name → option → text.
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
-
     """
 
     target: str = "crossbar"
@@ -102,10 +100,9 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
 
     Raises:
         PfmcError: naming what is wrong.
-
     """
     backend = backend_for(options.target)
-    technology = load_technology(options.technology or DEFAULT_TECHNOLOGY[options.target])
+    technology = load_technology(options.technology or backend.default_technology)
     passes = pipeline(backend, options)
     with new_bundle(output) as folder:
         work = folder / ".work"
@@ -157,12 +154,20 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
     return manifest
 
 
+def default_technology(target: str) -> str:
+    """Name of the technology that a target uses if none is named.
+
+    Raises:
+        UsageError: unknown target.
+    """
+    return backend_for(target).default_technology
+
+
 def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
     """The passes of a compile with their options.
 
     Raises:
         UsageError: unknown pass or option, or a setting for a pass that is not in the pipeline.
-
     """
     names = list(backend.pipeline)
     for added in options.add_passes:
@@ -250,7 +255,6 @@ class VerifyOptions:
         tolerance: largest relative error that passes.
         accept_modified: whether files that were changed after the compile may pass.
         ideal_converters: leave rounding and clipping of the converters out: what the masks alone do.
-
     """
 
     data: Path | None = None
@@ -266,7 +270,6 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
 
     Raises:
         PfmcError: if the data do not fit, or the bundle cannot be understood though its files are unchanged.
-
     """
     manifest = read_manifest(folder)
     observer.stage("hashing the files")
@@ -307,7 +310,6 @@ def rebuild(
 
     Returns:
         The model ready to run, the number of devices found in the masks, and what the reader complained about.
-
     """
     backend = load_backend(manifest.backend)
     records = read_tiles(manifest.path_of(folder, "tiles"))
@@ -337,7 +339,6 @@ def export_bundle(
 
     Raises:
         PfmcError: unknown format or tile, or files that cannot be understood.
-
     """
     manifest = read_manifest(folder)
     backend = load_backend(manifest.backend)

@@ -16,7 +16,6 @@ class PfmcError(Exception):
         what: what is wrong.
         where: the node, tile, file or key that it is about.
         fix: what the user can do.
-
     """
 
     def __init__(self, what: str, where: str | None = None, fix: str | None = None) -> None:

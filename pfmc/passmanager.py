@@ -32,7 +32,6 @@ class Context:
         technology: who fabricates.
         activations: runs the calibration data through the model and yields, batch by batch, the named values.
         title: names the model by its hash.
-
     """
 
     technology: Technology
@@ -73,7 +72,6 @@ def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[A
 
     Raises:
         UsageError: naming the option, if it is unknown or its value does not fit.
-
     """
     hints = get_type_hints(kind)
     fields = {f.name.replace("_", "-"): f.name for f in dataclasses.fields(kind)}
@@ -120,7 +118,6 @@ def run_pipeline(
 
     Raises:
         PassError: naming the pass, where representations do not meet or a promise is broken.
-
     """
     current: Graph | Netlist | Layout = graph
     for step in passes:

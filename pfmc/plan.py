@@ -1,4 +1,4 @@
-"""How large it would be: tiles, devices and silicon for a model, or for a number of parameters, before anything is made."""
+"""How large it would be: tiles, devices and silicon, before anything is made."""
 
 from __future__ import annotations
 

@@ -35,7 +35,6 @@ def load_pass(name: str) -> type[Pass[Any, Any]]:
 
     Raises:
         UsageError: if it is not installed or cannot be imported.
-
     """
     kind: type[Pass[Any, Any]] = _load("pfmc.passes", "pass", name)
     return kind
@@ -51,7 +50,6 @@ def load_backend(name: str) -> Backend:
 
     Raises:
         UsageError: if it is not installed or cannot be imported.
-
     """
     backend: Backend = _load("pfmc.backends", "backend", name)
     return backend
@@ -62,7 +60,6 @@ def backend_for(target: str) -> Backend:
 
     Raises:
         UsageError: if there is none.
-
     """
     found = backends()
     for backend in found:

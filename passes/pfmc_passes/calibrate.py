@@ -23,7 +23,6 @@ class Calibrate(Pass[Netlist, Netlist]):
     Attributes:
         headroom: factor on every range, at least 1: data that were not seen may go further.
         vectors: at most this many input vectors of a node are looked at per batch of data, evenly spaced.
-
     """
 
     headroom: float = 1.1

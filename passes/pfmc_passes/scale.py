@@ -19,7 +19,6 @@ class Scale(Pass[Netlist, Netlist]):
 
     Attributes:
         fill: share of the range to use, in (0, 1]: less of it draws less current.
-
     """
 
     fill: float = 1.0

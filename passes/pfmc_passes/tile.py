@@ -20,7 +20,6 @@ class Tile(Pass[Graph, Netlist]):
     Attributes:
         rows: of the matrix per tile, at most the technology's; 0: the technology's.
         columns: likewise.
-
     """
 
     rows: int = 0

@@ -63,7 +63,6 @@ class Contraction:
         name: of the node in the model; unique.
         bias: one number per output column, added after the product, or None.
         replaces: names of the model's nodes that this operation stands for.
-
     """
 
     name: str
@@ -122,7 +121,6 @@ class Graph:
 
     Attributes:
         shapes: shape of each value where it is known; an unknown axis is None.
-
     """
 
     name: str
@@ -161,7 +159,6 @@ class Graph:
 
         Raises:
             PassError: naming the node.
-
         """
         names: set[str] = set()
         made: set[str] = set()

@@ -22,7 +22,6 @@ class Weight:
         dtype: a numpy or ml_dtypes name ("float32", "bfloat16").
         path: the file that holds it, row-major and little-endian.
         offset: bytes from the start of that file.
-
     """
 
     name: str
@@ -50,7 +49,6 @@ class Matrix:
         transposed: whether the weight is stored outputs first.
         groups: the matrix is block-diagonal with this many blocks (a grouped convolution); only with ``transposed``.
         gain: factor per column, or None: a scale folded into the weights.
-
     """
 
     weight: Weight

@@ -51,7 +51,6 @@ class Layout:
     Attributes:
         title: the text drawn on the chip: it names the model by its hash.
         width, height: of the chip's frame, database units; its lower left corner is the origin.
-
     """
 
     technology: Technology

@@ -49,7 +49,6 @@ class Tile:
         input_range: of the input vector's entries that this tile sees, in the model's units.
         output_range: of the tile's partial sums, in the model's units.
         scale: siemens per unit of weight.
-
     """
 
     name: str
@@ -95,7 +94,6 @@ class Netlist:
 
         Raises:
             PassError: naming the tile.
-
         """
         shapes = {node.name: (node.matrix.rows, node.matrix.columns) for node in self.graph.matrices()}
         seen: set[str] = set()

@@ -13,6 +13,5 @@ def effective_matrix(
 
     Args:
         conductance: siemens, of the + and − device of each weight (last axis).
-
     """
     return np.asarray(conductance[..., 0] - conductance[..., 1])

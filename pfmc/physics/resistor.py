@@ -31,7 +31,6 @@ def strip_resistance(
         width_reduction: ΔW, metres.
         terminal_resistance: t, ohm·metres, of one end.
         terminal_width_reduction: ΔW_t, metres: zero where the model divides by the drawn width.
-
     """
     body = sheet_resistance * blocked_length / (drawn_width - width_reduction)
     remainder = silicide_sheet_resistance * silicided_length / drawn_width

@@ -18,7 +18,6 @@ class Programmed:
     Attributes:
         wanted: resistance before rounding to the grid, ohms.
         lengths: blocked length of each strip, database units, on the manufacturing grid.
-
     """
 
     wanted: Float[np.ndarray, "rows columns 2"]
@@ -90,7 +89,6 @@ class CrossbarTile:
 
         Raises:
             ValueError: if a weight needs more than the range.
-
         """
         difference = np.abs(block) * scale
         strong = difference + self.conductance_min
@@ -116,7 +114,6 @@ class CrossbarTile:
 
         Raises:
             ValueError: if a resistance is outside what a strip can have.
-
         """
         lengths = np.rint((resistance - self.resistance_at_zero) / self.resistance_slope / self.step) * self.step
         programmable = (lengths >= self.length_min) & (lengths <= self.length_max)

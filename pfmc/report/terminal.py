@@ -11,6 +11,7 @@ from rich.text import Text
 from pfmc.bundle import Manifest, Share
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
+from pfmc.plan import Plan
 
 
 def show_manifest(manifest: Manifest, folder: Path) -> None:
@@ -54,6 +55,20 @@ def show_verification(verification: Verification) -> None:
     rows.append(("verdict", "passed" if verification.passed else "FAILED"))
     rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
     _print(rows)
+
+
+def show_plan(plan: Plan) -> None:
+    """What a compile would make."""
+    _print(
+        [
+            ("technology", plan.technology),
+            ("parameters", f"{plan.parameters:,}"),
+            ("tiles", f"{plan.tiles:,}"),
+            ("devices", f"{plan.devices:,}"),
+            ("area of tiles and streets", f"{plan.area_mm2:,.4g} mm²"),
+            ("GDSII masks", f"about {plan.mask_bytes:,} bytes"),
+        ]
+    )
 
 
 def _share(share: Share) -> str:

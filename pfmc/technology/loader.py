@@ -34,7 +34,6 @@ def load(name_or_path: str) -> Technology:
 
     Raises:
         TechnologyError: if there is none, or it says something that cannot be.
-
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)

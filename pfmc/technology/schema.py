@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pfmc.units import UNITS
+
+# Text that reaches file names, reports and terminals: bounded, and no control characters.
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\p{Cc}]+$")]
+
+
+def wrong(key: str, problem: str) -> PydanticCustomError:
+    """The error of a validator, with the key that is to blame, relative to what is validated."""
+    return PydanticCustomError("wrong", "{key}: {problem}", {"key": key, "problem": problem})
 
 
 class Model(BaseModel):
@@ -19,9 +29,9 @@ class Model(BaseModel):
 class Quantity(Model):
     """One number of a technology: value, unit, and who says so (a document, or "assumption: …")."""
 
-    value: float
+    value: float = Field(strict=True)
     unit: str
-    source: str = Field(min_length=3)
+    source: Text
 
     @property
     def si(self) -> float:
@@ -37,15 +47,21 @@ class Measures:
     low: float = 0.0
     high: float = float("inf")
     low_is_allowed: bool = False
+    whole: bool = False
 
     def __call__(self, quantity: Quantity) -> Quantity:
-        """Return the quantity, or raise ValueError that says what is wrong with it."""
-        known = [name for name, (dimension, _) in UNITS.items() if dimension == self.dimension]
-        if quantity.unit not in known:
-            raise ValueError(f"unit {quantity.unit!r} does not measure a {self.dimension}: use {' or '.join(known)}")
+        """Return the quantity, or raise what is wrong with it."""
+        units = {name: factor for name, (dimension, factor) in UNITS.items() if dimension == self.dimension}
+        if quantity.unit not in units:
+            raise wrong("unit", f"{quantity.unit!r} does not measure a {self.dimension}, use {' or '.join(units)}")
+        if self.whole and not quantity.value.is_integer():
+            raise wrong("value", f"{quantity.value} is not a whole number")
         above = quantity.si >= self.low if self.low_is_allowed else quantity.si > self.low
         if not (above and quantity.si <= self.high):
-            raise ValueError(f"{quantity.value} {quantity.unit} is outside {self.low} to {self.high} (SI units)")
+            least = "at least" if self.low_is_allowed else "more than"
+            base = next(name for name, factor in units.items() if factor == 1.0)
+            limits = f"{least} {self.low:g} and at most {self.high:g} {base}"
+            raise wrong("value", f"{quantity.value} {quantity.unit} is out of range, {limits}")
         return quantity
 
 
@@ -54,17 +70,17 @@ Offset = Annotated[Quantity, AfterValidator(Measures("length", -1e-3, 1e-3))]
 SheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7))]
 WidthResistance = Annotated[Quantity, AfterValidator(Measures("resistance times width", 0.0, 1.0, True))]
 Voltage = Annotated[Quantity, AfterValidator(Measures("voltage", 0.0, 100.0))]
-Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0))]
-Count = Annotated[Quantity, AfterValidator(Measures("count", 0.0, 4096.0))]
+Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0, whole=True))]
+Count = Annotated[Quantity, AfterValidator(Measures("count", 0.0, 4096.0, whole=True))]
 
 
 class Layer(Model):
     """A layer of the mask file."""
 
-    name: str = Field(min_length=1)
-    number: int = Field(ge=0, le=32767)
-    datatype: int = Field(ge=0, le=32767)
-    source: str = Field(min_length=3)
+    name: Text
+    number: int = Field(ge=0, le=32767, strict=True)
+    datatype: int = Field(ge=0, le=32767, strict=True)
+    source: Text
 
     @property
     def key(self) -> tuple[int, int]:
@@ -94,9 +110,12 @@ class Layers(Model):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        drawn = [self.poly, self.contact, self.block, self.metal1, self.metal2, self.via1, *self.blankets]
-        if len({layer.key for layer in drawn}) < len(drawn):
-            raise ValueError("two mask layers have the same number and datatype")
+        drawn = [self.poly, self.contact, self.block, self.marker, self.metal1, self.metal2, self.via1, *self.blankets]
+        seen: dict[tuple[int, int], Layer] = {}
+        for layer in drawn:
+            if layer.key in seen:
+                raise wrong(layer.name, f"layer {layer} is taken by {seen[layer.key].name}")
+            seen[layer.key] = layer
         return self
 
 
@@ -105,6 +124,13 @@ class Grid(Model):
 
     database_unit: Length
     manufacturing: Length
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        steps = self.manufacturing.si / self.database_unit.si
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+            raise wrong("manufacturing", "is not a whole multiple of grid.database_unit")
+        return self
 
     @property
     def step(self) -> int:
@@ -116,7 +142,6 @@ class Grid(Model):
 
         Raises:
             ValueError: if it does not lie on the manufacturing grid.
-
         """
         steps = length.si / self.manufacturing.si
         if abs(steps - round(steps)) > 1e-6:
@@ -127,7 +152,7 @@ class Grid(Model):
 class Resistor(Model):
     """The strip's electrical model: R = sheet · L / (W − reduction) + silicide + two terminals."""
 
-    name: str
+    name: Text
     sheet_resistance: SheetResistance  # where the block covers the strip
     silicide_sheet_resistance: SheetResistance  # where it does not
     width_reduction: Offset  # drawn width minus electrical width
@@ -198,10 +223,10 @@ class Chip(Model):
 class Technology(Model):
     """A crossbar technology: one cell of one process."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-/]*$")
-    title: str
+    name: str = Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.\-/]*$")
+    title: Text
     target: Literal["crossbar"]
-    process: str
+    process: Text
     resistor: Resistor
     grid: Grid
     layers: Layers
@@ -227,21 +252,46 @@ class Technology(Model):
         for section, model in (("cell", self.cell), ("chip", self.chip)):
             for key, value in model:
                 if isinstance(value, Quantity):
+                    # What stands in the middle of a strip has edges at half its width.
+                    centred = key.endswith("_width") and key != "row_wire_width"
+                    edge = value.model_copy(update={"value": value.value / 2}) if centred else value
                     try:
-                        self.grid.units(value)
+                        self.grid.units(edge)
                     except ValueError as e:
-                        raise ValueError(f"{section}.{key}: {e}") from None
+                        raise wrong(f"{section}.{key}", f"{'half of it, ' if centred else ''}{e}") from None
         return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        cell = self.cell
-        if cell.family == "window" and cell.window_start is None:
-            raise ValueError("cell.window_start: the window family needs it")
-        if not cell.length_min.si < cell.length_max.si <= cell.body_length.si:
-            raise ValueError("cell.length_min < cell.length_max <= cell.body_length does not hold")
-        if cell.window_start is not None and cell.window_start.si >= cell.length_min.si:
-            raise ValueError("cell.window_start must be below cell.length_min")
-        if self.resistor.width_reduction.si >= cell.strip_width.si:
-            raise ValueError("resistor.width_reduction leaves no electrical width")
+        if self.resistor.width_reduction.si >= self.cell.strip_width.si:
+            raise wrong("resistor.width_reduction", "leaves no electrical width")
+        for key, fits, problem in _geometry(self.cell):
+            if not fits:
+                raise wrong(f"cell.{key}", problem)
         return self
+
+
+def _geometry(cell: Cell) -> Iterator[tuple[str, bool, str]]:
+    """What must hold between a cell's lengths: key, whether it does, what is wrong if not."""
+
+    def least(length: float, *parts: float) -> bool:
+        return length >= sum(parts) - 1e-12
+
+    width, pitch, body = cell.strip_width.si, cell.strip_pitch.si, cell.body_length.si
+    reach = cell.contact_distance.si + cell.contact_height.si
+    yield "strip_pitch", least(pitch, width, 2 * cell.block_overhang.si), "blocks of neighbours overlap"
+    yield "row_pitch", least(cell.row_pitch.si, body, 2 * cell.head_length.si), "strips of neighbouring rows overlap"
+    yield "head_length", least(cell.head_length.si, reach), "does not hold the contact"
+    yield "contact_width", least(width, cell.contact_width.si), "is wider than the strip"
+    yield "length_min", cell.length_min.si < cell.length_max.si, "is not below cell.length_max"
+    yield "length_max", least(body, cell.length_max.si), "is more than cell.body_length"
+    via_in_pad = least(cell.via_offset.si, cell.pad_offset.si) and least(
+        cell.pad_offset.si + cell.pad_height.si, cell.via_offset.si, cell.via_size.si
+    )
+    yield "via_offset", via_in_pad and least(cell.pad_width.si, cell.via_size.si), "the via leaves the pad"
+    if cell.family == "window":
+        yield "window_start", cell.window_start is not None, "the window family needs it"
+        yield "length_max", cell.length_max.si < body, "leaves no window in cell.body_length"
+    if cell.window_start is not None:
+        yield "window_start", cell.family == "window", "only the window family has it"
+        yield "window_start", cell.window_start.si < cell.length_min.si, "is not below cell.length_min"
