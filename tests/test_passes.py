@@ -135,7 +135,7 @@ def test_ranges_hold_the_data_and_rows_share_drivers(
     ranged = run(netlist, [Calibrate(headroom=1.0)], where)
     first, beside = ranged.tiles[0], ranged.tiles[1]
     sums = x[:, :4] @ netlist.block(first)
-    assert first.input_range == beside.input_range == Range(0.0, pytest.approx(x[:, :4].max()))
+    assert first.input_range == beside.input_range == Range(0.0, float(x[:, :4].max()))
     assert first.output_range.high == pytest.approx(np.abs(sums).max())
     assert first.output_range.low == (0.0 if sums.min() >= 0 else -first.output_range.high)
 

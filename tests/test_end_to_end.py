@@ -1,0 +1,197 @@
+"""From the committed samples to masks, and from the masks to a verdict; then the masks are changed by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gdstk
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pfmc
+from pfmc.bundle import file_entry, write_manifest
+from pfmc.errors import ArtifactError
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def compiled(sample: str, folder: Path, **options: object) -> pfmc.Bundle:
+    source = SAMPLES / sample
+    return pfmc.compile(source / "model.onnx", folder, calibration=source / "calibration.npz", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pfmc.Bundle]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {name: compiled(name, folder / name) for name in ("digits_mlp", "digits_cnn")}
+
+
+@pytest.fixture
+def copy(bundles: dict[str, pfmc.Bundle], tmp_path: Path) -> pfmc.Bundle:
+    """A bundle that a test may change."""
+    shutil.copytree(bundles["digits_mlp"].path, tmp_path / "chip")
+    return pfmc.open(tmp_path / "chip")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+
+@pytest.mark.parametrize("sample", ["digits_mlp", "digits_cnn"])
+def test_a_sample_works_as_fabricated(bundles: dict[str, pfmc.Bundle], sample: str) -> None:
+    bundle = bundles[sample]
+    verdict = bundle.verify(SAMPLES / sample / "test.npz")
+    (output,) = verdict.outputs.values()
+    assert verdict.passed
+    assert output.relative_error <= 0.02
+    assert output.agreement >= 0.99
+    assert abs(verdict.accuracy["fabricated"] - verdict.accuracy["reference"]) <= 0.01
+    assert verdict.devices_read_back == verdict.devices == bundle.manifest.devices
+    assert verdict.wires == "ideal"
+
+
+@pytest.mark.parametrize("sample", ["digits_mlp", "digits_cnn"])
+def test_with_ideal_converters_only_the_rounding_on_the_grid_is_left(
+    bundles: dict[str, pfmc.Bundle], sample: str
+) -> None:
+    verdict = bundles[sample].verify(SAMPLES / sample / "test.npz", ideal_converters=True)
+    assert 0 < next(iter(verdict.outputs.values())).relative_error < 0.002
+    assert verdict.converters == "ideal"
+
+
+@pytest.mark.parametrize("technology", ["gf180mcu", "generic"])
+def test_other_technologies(tmp_path: Path, technology: str) -> None:
+    bundle = compiled("digits_mlp", tmp_path / "chip", technology=technology)
+    verdict = bundle.verify(SAMPLES / "digits_mlp" / "test.npz")
+    assert verdict.passed
+    assert next(iter(verdict.outputs.values())).agreement >= 0.99
+
+
+def test_the_transformer_is_mapped_but_for_its_attention_products(tmp_path: Path) -> None:
+    bundle = compiled("language_encoder", tmp_path / "chip")
+    verdict = bundle.verify(SAMPLES / "language_encoder" / "test.npz", samples=200)
+    assert verdict.passed
+    # Two layers with four projections and two feed-forward matrices each, and a head at the end.
+    assert len({tile.node for tile in bundle.tiles}) >= 13
+
+
+def test_the_same_input_gives_the_same_bytes(bundles: dict[str, pfmc.Bundle], tmp_path: Path) -> None:
+    script = (
+        "import sys, pfmc, pathlib\n"
+        "source, out = map(pathlib.Path, sys.argv[1:])\n"
+        "pfmc.compile(source / 'model.onnx', out, calibration=source / 'calibration.npz')\n"
+    )
+    copied = tmp_path / "somewhere else"
+    shutil.copytree(SAMPLES / "digits_cnn", copied)
+    environment = {"PYTHONHASHSEED": "17", "TZ": "Pacific/Apia", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script, copied, tmp_path / "again"], check=True, env=environment)
+    assert digest(tmp_path / "again") == digest(bundles["digits_cnn"].path)
+
+
+def test_the_as_fabricated_model_runs_without_pfmc(bundles: dict[str, pfmc.Bundle], tmp_path: Path) -> None:
+    """The file alone, in a process that cannot import pfmc."""
+    bundle = bundles["digits_mlp"]
+    script = (
+        "import sys, numpy, onnxruntime\n"
+        "sys.modules['pfmc'] = None\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "data = numpy.load(sys.argv[2])\n"
+        "name = session.get_inputs()[0].name\n"
+        "y = session.run(None, {name: data[name]})[0]\n"
+        "print((y.argmax(-1) == data['labels']).mean())\n"
+    )
+    shutil.copy(bundle.path / "as_fabricated.onnx", tmp_path)
+    arguments = [sys.executable, "-c", script, "as_fabricated.onnx", SAMPLES / "digits_mlp" / "test.npz"]
+    printed = subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    accuracy = bundle.verify(SAMPLES / "digits_mlp" / "test.npz").accuracy
+    assert float(printed) == pytest.approx(accuracy["fabricated"])
+
+
+def test_the_table_of_devices_draws_the_same_masks(bundles: dict[str, pfmc.Bundle], tmp_path: Path) -> None:
+    bundle = bundles["digits_mlp"]
+    for name in ("devices.csv", "devices.parquet"):
+        table = bundle.export(tmp_path / name, "devices")
+        again = bundle.export(tmp_path / f"{name}.gds", "gdsii", devices=table)
+        assert again.read_bytes() == (bundle.path / "masks" / "chip.gds").read_bytes()
+
+
+# What a hand, or a bad transfer, may do to the masks. Each takes the library and returns which device it touched.
+
+
+def value_cell(library: gdstk.Library, placed: gdstk.Reference, layer: tuple[int, int]) -> gdstk.Cell:
+    """A private copy of the value cell behind a reference, so that one device alone is changed."""
+    cell = placed.cell.copy("edited")
+    library.add(cell)
+    placed.cell = cell
+    return cell
+
+
+def edit(bundle: pfmc.Bundle, change: str) -> None:
+    path = bundle.path / "masks" / "chip.gds"
+    library = gdstk.read_gds(path)
+    layer = bundle.manifest.technology.layers.block.key
+    tile = next(cell for cell in library.cells if cell.name == "t00000")
+    blocks = [r for r in tile.references if any((p.layer, p.datatype) == layer for p in r.cell.polygons)]
+    placed = max(blocks, key=lambda r: len(r.cell.polygons))
+    cell = value_cell(library, placed, layer)
+    shapes = sorted((p for p in cell.polygons if (p.layer, p.datatype) == layer), key=lambda p: p.bounding_box()[0][1])
+    (x0, y0), (x1, y1) = shapes[-1].bounding_box()
+    if change == "longer by three grid steps":
+        cell.remove(shapes[-1])
+        cell.add(gdstk.rectangle((x0, y0 - 0.015), (x1, y1), layer=layer[0], datatype=layer[1]))
+    elif change == "deleted":
+        cell.remove(shapes[-1])
+    elif change == "added":
+        cell.add(gdstk.rectangle((x0, 0.0), (x1, y1), layer=layer[0], datatype=layer[1]))
+    elif change == "tile emptied":
+        tile.remove(*tile.references)
+    library.write_gds(path)
+
+
+@pytest.mark.parametrize("change", ["longer by three grid steps", "deleted", "added"])
+def test_a_changed_shape_is_noticed(copy: pfmc.Bundle, change: str, tmp_path: Path) -> None:
+    test = SAMPLES / "digits_mlp" / "test.npz"
+    before = copy.verify(test)
+    table = pq.read_table(copy.export(tmp_path / "before.parquet", "devices"))
+    edit(copy, change)
+    after = copy.verify(test)
+    changed = pq.read_table(copy.export(tmp_path / "after.parquet", "devices"))
+    moved = np.flatnonzero(table["drawn_ohm"].to_numpy() != changed["drawn_ohm"].to_numpy())
+    assert len(moved) == 1
+    assert after.modified_files == ["masks/chip.gds"]
+    assert not after.passed
+    assert after.outputs["logits"].relative_error != before.outputs["logits"].relative_error
+
+
+def test_an_emptied_tile_fails_the_verdict_even_where_changes_are_accepted(copy: pfmc.Bundle) -> None:
+    edit(copy, "tile emptied")
+    verdict = copy.verify(SAMPLES / "digits_mlp" / "test.npz", accept_modified=True)
+    assert verdict.devices_read_back == verdict.devices - 2 * 64 * 64
+    assert not verdict.passed
+
+
+def test_a_small_change_passes_where_changes_are_accepted(copy: pfmc.Bundle) -> None:
+    edit(copy, "longer by three grid steps")
+    assert copy.verify(SAMPLES / "digits_mlp" / "test.npz", accept_modified=True).passed
+
+
+def test_a_mask_that_is_no_mask_fails_and_says_so(copy: pfmc.Bundle) -> None:
+    (copy.path / "masks" / "chip.gds").write_bytes(b"not GDSII at all")
+    verdict = copy.verify(SAMPLES / "digits_mlp" / "test.npz")
+    assert not verdict.passed
+    assert verdict.modified_files == ["masks/chip.gds"]
+    assert verdict.complaints
+
+
+def test_a_mask_that_is_no_mask_though_the_manifest_says_so_is_an_error(copy: pfmc.Bundle) -> None:
+    (copy.path / "masks" / "chip.gds").write_bytes(b"not GDSII at all")
+    files = tuple(file_entry(copy.path, entry.path, entry.role) for entry in copy.manifest.files)
+    write_manifest(copy.path, copy.manifest.model_copy(update={"files": files}))
+    with pytest.raises(ArtifactError, match=r"chip\.gds"):
+        copy.verify()
