@@ -20,14 +20,3 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
     "bit": ("bits", 1.0),
     "1": ("count", 1.0),
 }
-
-MICROMETRE: Final = 1e-6
-
-
-def engineering(value: float, unit: str) -> str:
-    """A number with an SI prefix, for people: ``engineering(3277, "Ω") == "3.28 kΩ"``."""
-    if value == 0:
-        return f"0 {unit}"
-    prefixes = {-15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
-    exponent = max(-15, min(12, 3 * int(f"{value:e}".split("e")[1]) // 3 // 3 * 3))
-    return f"{value / 10.0**exponent:.3g} {prefixes[exponent]}{unit}"

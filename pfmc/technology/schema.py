@@ -92,7 +92,7 @@ class Layer(Model):
 
 
 class Layers(Model):
-    """The layers, by what they are for. Text layers may coincide with pin layers."""
+    """The layers, by what they are for. Text layers may coincide with pin layers; the others must differ."""
 
     poly: Layer  # the resistor strip
     contact: Layer  # from metal 1 to the strip's ends
@@ -110,12 +110,13 @@ class Layers(Model):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        drawn = [self.poly, self.contact, self.block, self.marker, self.metal1, self.metal2, self.via1, *self.blankets]
-        seen: dict[tuple[int, int], Layer] = {}
-        for layer in drawn:
-            if layer.key in seen:
-                raise wrong(layer.name, f"layer {layer} is taken by {seen[layer.key].name}")
-            seen[layer.key] = layer
+        single = ("poly", "contact", "block", "marker", "metal1", "metal2", "via1", "outline")
+        drawn = [(key, getattr(self, key)) for key in single] + [("blankets", layer) for layer in self.blankets]
+        taken: dict[tuple[int, int], str] = {}
+        for key, layer in drawn:
+            if layer.key in taken:
+                raise wrong(key, f"layer {layer} is that of {taken[layer.key]}")
+            taken[layer.key] = key
         return self
 
 

@@ -1,0 +1,307 @@
+"""Technology files: what the built-in ones say, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from pfmc.errors import TechnologyError
+from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.loader import SIZE_LIMIT, describe, load, names
+from pfmc.technology.schema import Layer, Quantity, Technology
+
+BUILT_IN = ("generic", "gf180mcu", "sg13g2")
+
+
+def text_of(name: str) -> str:
+    return (files("pfmc.technology.library") / f"{name}.toml").read_text()
+
+
+def refusal(tmp_path: Path, content: str | bytes) -> str:
+    """What the loader says of a file: one line that begins with what is wrong and names the file."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(TechnologyError) as caught:
+        load(str(path))
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def with_entry(name: str, key: str, line: str) -> str:
+    """A built-in file with one of its lines replaced (or left out, if ``line`` is empty)."""
+    changed, count = re.subn(rf"^{key} = .*$", lambda _: line, text_of(name), count=1, flags=re.MULTILINE)
+    assert count == 1
+    return changed
+
+
+def with_value(name: str, key: str, value: str) -> str:
+    """A built-in file with the value of one quantity replaced."""
+    changed, count = re.subn(
+        rf"^({key} = {{ value = )[^,]+", rf"\g<1>{value}", text_of(name), count=1, flags=re.MULTILINE
+    )
+    assert count == 1
+    return changed
+
+
+def sourced(model: BaseModel) -> Iterator[Quantity | Layer]:
+    """Every quantity and every layer of a technology."""
+    for _, value in model:
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, (Quantity, Layer)):
+                yield item
+            elif isinstance(item, BaseModel):
+                yield from sourced(item)
+
+
+def test_the_built_in_technologies_are_installed_under_their_own_names() -> None:
+    assert set(BUILT_IN) <= set(names())
+    assert [load(name).name for name in BUILT_IN] == list(BUILT_IN)
+    assert dict(describe())["sg13g2"] == "IHP SG13G2, rhigh poly strips, salicide-block window"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_number_says_where_it_comes_from(name: str) -> None:
+    found = list(sourced(load(name)))
+    assert len(found) == text_of(name).count("source = ")  # none is missed, none is filled in by a default
+    publisher = {"sg13g2": "IHP-Open-PDK 5cccb161", "gf180mcu": "gf180mcu_fd_p", "generic": "assumption: "}[name]
+    for item in found:
+        assert item.source.startswith((publisher, "assumption: ", "pfmc cell")), item
+
+
+def test_the_generic_process_claims_no_foundry() -> None:
+    assert all(item.source.startswith("assumption: ") for item in sourced(load("generic")))
+
+
+@pytest.mark.parametrize(
+    ("name", "ohms_short", "ohms_long", "silicide_short"),
+    # bodies and ends from the compact models' formulas, by hand: ρ·L/(W − ΔW) + 2·t/W'; then the silicided remainder
+    [
+        ("sg13g2", 1360 * 1.0 / 0.46 + 2 * 160, 1360 * 9.58 / 0.46 + 2 * 160, 7.0 * 9.0 / 0.5),
+        ("gf180mcu", (350 * 1.5 + 120) / 0.749, (350 * 12.0 + 120) / 0.749, 7.3 * 10.5 / 0.8),
+    ],
+)
+def test_resistance_range(name: str, ohms_short: float, ohms_long: float, silicide_short: float) -> None:
+    tile = CrossbarTile.of(load(name))
+    assert 1 / tile.conductance_max == pytest.approx(ohms_short + silicide_short)
+    assert 1 / tile.conductance_min == pytest.approx(ohms_long, rel=3e-4)
+    # What was measured of these cells, without the silicided remainder: 3.3 to 29.9 (the whole body), 0.86 to 5.8 kΩ.
+    assert ohms_short == pytest.approx({"sg13g2": 3.28e3, "gf180mcu": 0.86e3}[name], rel=5e-3)
+    whole = tile.resistance(np.array([tile.length_unused]))[0]
+    assert whole == pytest.approx({"sg13g2": 29.9e3, "gf180mcu": 5.77e3}[name], rel=5e-3)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_json_and_back_is_the_same_technology(name: str) -> None:
+    technology = load(name)
+    assert Technology.model_validate(json.loads(json.dumps(technology.model_dump(mode="json")))) == technology
+
+
+@given(steps=st.integers(300, 1600), bits=st.integers(1, 24), unit=st.sampled_from([("um", 1e3), ("nm", 1.0)]))
+def test_any_valid_technology_survives_json(steps: int, bits: int, unit: tuple[str, float]) -> None:
+    raw = tomllib.loads(text_of("gf180mcu"))
+    raw["cell"]["length_min"] |= {"value": 5 * steps / unit[1], "unit": unit[0]}
+    raw["converters"]["input_bits"]["value"] = bits
+    technology = Technology.model_validate(raw)
+    assert technology.grid.units(technology.cell.length_min) == 5 * steps
+    assert Technology.model_validate(technology.model_dump(mode="json")) == technology
+
+
+@given(nanometres=st.integers(1, 11_999))
+def test_a_length_is_taken_exactly_when_it_is_on_the_grid(nanometres: int) -> None:
+    raw = tomllib.loads(text_of("gf180mcu"))
+    raw["cell"]["length_min"]["value"] = nanometres / 1000
+    if nanometres % 5 == 0:
+        assert Technology.model_validate(raw).cell.length_min.value == nanometres / 1000
+    else:
+        with pytest.raises(ValidationError, match=r"cell\.length_min: .* is not on the manufacturing grid"):
+            Technology.model_validate(raw)
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(TechnologyError, match=r"^no such technology, sg13g, installed: .*generic, gf180mcu.*sg13g2"):
+        load("sg13g")
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "a\0b.toml", "no/such/folder/x.toml"])
+def test_no_such_file(path: str) -> None:
+    with pytest.raises(TechnologyError, match=r"\.toml, check the path$"):
+        load(path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TechnologyError, match="Is a directory"):
+        (tmp_path / "x.toml").mkdir()
+        load(str(tmp_path / "x.toml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("name = \n", "not TOML: .*line 1"),
+        ("a = 1\nb = 2\na = 3\n", "not TOML: .*line 3"),
+        (f"a = {'9' * 5000}", "not TOML: "),
+        ("a = " + "[" * 100_000, "not TOML: "),
+        (b"name = '\xff'\n", "not UTF-8 at byte 8"),
+        (b"# \n" * (SIZE_LIMIT // 3 + 1), f"larger than {SIZE_LIMIT} bytes"),
+    ],
+)
+def test_not_a_technology_file(tmp_path: Path, content: str | bytes, expected: str) -> None:
+    assert re.match(expected, refusal(tmp_path, content))
+
+
+def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> None:
+    endless = tmp_path / "endless.toml"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(TechnologyError, match="larger than"):
+        load(str(endless))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (with_entry("sg13g2", "strip_width", ""), "missing key, {}: cell.strip_width, add it"),
+        (
+            text_of("sg13g2").replace("strip_width =", "strip_widht ="),
+            "no such key, {}: cell.strip_widht, did you mean strip_width?, and 1 more to correct",
+        ),
+        (
+            text_of("sg13g2").replace("window_start =", "windowstart ="),
+            "no such key, {}: cell.windowstart, did you mean window_start?",
+        ),
+        (
+            with_entry("sg13g2", "window_start", 'window_start = { valeu = 0.5, unit = "um", source = "mine" }'),
+            "no such key, {}: cell.window_start.valeu, did you mean value?, and 1 more to correct",
+        ),
+        (
+            with_entry("gf180mcu", "poly", 'poly = { name = "P", number = 3, datatyp = 0, source = "mine" }'),
+            "no such key, {}: layers.poly.datatyp, did you mean datatype?, and 1 more to correct",
+        ),
+        (
+            text_of("gf180mcu").replace('{ name = "Pplus",', '{ name = "Pplus", colour = "red",'),
+            "no such key, {}: layers.blankets.0.colour, remove it",
+        ),
+        (
+            with_entry("sg13g2", "strip_width", 'strip_width = { value = 0.5, unit = "ohm", source = "mine" }'),
+            "'ohm' does not measure a length, use nm or um or mm or m, {}: cell.strip_width.unit, correct that entry",
+        ),
+        (
+            with_value("sg13g2", "strip_width", "-0.5"),
+            "-0.5 um is out of range, more than 0 and at most 0.1 m, {}: cell.strip_width.value, correct that entry",
+        ),
+        (
+            with_value("sg13g2", "output_bits", "25"),
+            "25.0 bit is out of range, more than 0 and at most 24 bit, {}: converters.output_bits.value",
+        ),
+        (with_value("sg13g2", "rows", "63.5"), "63.5 is not a whole number, {}: tile.rows.value"),
+        (with_value("sg13g2", "rows", "nan"), "Input should be a finite number, {}: tile.rows.value"),
+        (with_value("sg13g2", "rows", '"64"'), "Input should be a valid number, {}: tile.rows.value"),
+        (
+            with_value("sg13g2", "length_max", "9.581"),
+            "9.581 um is not on the manufacturing grid, {}: cell.length_max, correct that entry",
+        ),
+        (
+            with_value("sg13g2", "contact_width", "0.365"),
+            "half of it, 0.1825 um is not on the manufacturing grid, {}: cell.contact_width",
+        ),
+        (
+            with_value("sg13g2", "mark_width", "2.001"),
+            "half of it, 1.0005 um is not on the manufacturing grid, {}: chip",
+        ),
+        (
+            with_value("sg13g2", "manufacturing", "1.5"),
+            "is not a whole multiple of grid.database_unit, {}: grid.manufacturing",
+        ),
+        (with_entry("sg13g2", "family", 'family = "slide"'), "Input should be 'window' or 'end', {}: cell.family"),
+        (with_entry("sg13g2", "family", 'family = "end"'), "only the window family has it, {}: cell.window_start"),
+        (with_entry("sg13g2", "window_start", ""), "the window family needs it, {}: cell.window_start"),
+        (with_value("sg13g2", "window_start", "1.0"), "is not below cell.length_min, {}: cell.window_start"),
+        (with_value("sg13g2", "length_max", "10.0"), "leaves no window in cell.body_length, {}: cell.length_max"),
+        (with_value("gf180mcu", "length_max", "12.5"), "is more than cell.body_length, {}: cell.length_max"),
+        (with_value("gf180mcu", "length_min", "12.0"), "is not below cell.length_max, {}: cell.length_min"),
+        (with_value("gf180mcu", "block_overhang", "0.29"), "blocks of neighbours overlap, {}: cell.strip_pitch"),
+        (with_value("gf180mcu", "row_pitch", "13"), "strips of neighbouring rows overlap, {}: cell.row_pitch"),
+        (with_value("gf180mcu", "head_length", "0.43"), "does not hold the contact, {}: cell.head_length"),
+        (with_value("gf180mcu", "contact_width", "0.9"), "is wider than the strip, {}: cell.contact_width"),
+        (with_value("gf180mcu", "via_offset", "0.3"), "the via leaves the pad, {}: cell.via_offset"),
+        (with_value("gf180mcu", "width_reduction", "0.8"), "leaves no electrical width, {}: resistor.width_reduction"),
+        (
+            with_entry("gf180mcu", "block", 'block = { name = "B", number = 30, datatype = 0, source = "mine" }'),
+            "layer 30/0 is that of poly, {}: layers.block",
+        ),
+        (
+            with_entry("gf180mcu", "name", 'name = "../x y"'),
+            "String should match pattern '^[a-z0-9][a-z0-9_.\\-/]*$', {}: name",
+        ),
+        (
+            with_entry("gf180mcu", "title", r'title = "\u001b[31m"'),
+            "String should match pattern '^[^\\p{Cc}]+$', {}: title",
+        ),
+        (
+            with_entry("gf180mcu", "column_wire_width", 'column_wire_width = { value = 0.4, unit = "um" }'),
+            "missing key, {}: cell.column_wire_width.source, add it",
+        ),
+        ("", "missing key, {}: name, add it, and 10 more to correct"),
+    ],
+)
+def test_what_a_wrong_entry_is_told(tmp_path: Path, content: str, expected: str) -> None:
+    said = refusal(tmp_path, content)
+    assert said.startswith(expected.replace("{}", str(tmp_path / "mine.toml"))), said
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A third party's installed package with technologies ``acme`` and ``acme-typo``, and one whose file is lost."""
+    package = tmp_path / "acme_fab"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    acme = with_entry("generic", "name", 'name = "acme"')
+    (package / "acme-cell.toml").write_text(acme)
+    (package / "typo.toml").write_text(acme.replace("tile_spacing", "tile_spaceing"))
+    info = tmp_path / "acme_fab-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-fab\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[pfmc.technologies]\n"
+        "acme = acme_fab:acme-cell.toml\nacme-typo = acme_fab:typo.toml\n"
+        "acme-lost = acme_fab:lost.toml\nacme-gone = acme_gone:x.toml\ngeneric = acme_fab:acme-cell.toml\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield package
+    sys.modules.pop("acme_fab", None)
+
+
+def test_a_third_party_package_adds_a_technology(plug_in: Path) -> None:
+    assert "acme" in names()
+    assert load("acme") == load(str(plug_in / "acme-cell.toml"))
+    assert load("acme").name == "acme"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "acme-typo",
+            r"^no such key, acme-typo \(acme_fab:typo\.toml\): chip\.tile_spaceing, did you mean tile_spacing\?",
+        ),
+        ("acme-lost", r"cannot be read: .*lost\.toml.*acme-lost \(acme_fab:lost\.toml\), mend or reinstall"),
+        ("acme-gone", r"cannot be read: No module named 'acme_gone', acme-gone \(acme_gone:x\.toml\)"),
+        ("generic", "several packages install this technology, generic, keep one of .*acme_fab.*pfmc"),
+    ],
+)
+@pytest.mark.usefixtures("plug_in")
+def test_a_broken_package_is_named(name: str, expected: str) -> None:
+    with pytest.raises(TechnologyError, match=expected):
+        load(name)
