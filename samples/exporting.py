@@ -10,17 +10,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxscript import ir, optimizer
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import collapse_slice2_rule, collapse_slice_rule, materialize_reshape_shape_rule
 
 OPSET = 18
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def export(
-    model: torch.nn.Module, example: torch.Tensor, path: Path, input_name: str, output_name: str, optimise: bool = True
-) -> None:
+def export(model: torch.nn.Module, example: torch.Tensor, path: Path, input_name: str, output_name: str) -> None:
     """Write a module with one input and one output as one ONNX file; the first axis is named ``batch`` and is free.
 
-    ``optimise=False`` keeps what the exporter would otherwise simplify: it folds a BatchNorm into its Conv.
+    The exporter's own optimisation would fold each BatchNorm into its Conv, so that a narrower one takes its place.
     """
     program = torch.onnx.export(
         model.eval(),
@@ -30,15 +31,29 @@ def export(
         output_names=[output_name],
         dynamic_shapes=({0: "batch"},),
         opset_version=OPSET,
-        optimize=optimise,
+        optimize=False,
         verbose=False,
     )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
+    simplify(program.model)
     written = program.model_proto
     name_after_modules(written)
     onnx.save(written, path)
     onnx.checker.check_model(path, full_check=True)
+
+
+def simplify(model: ir.Model) -> None:
+    """Fold constants and the computation of shapes, and make every constant an initialiser; no operators are fused."""
+    optimizer.fold_constants(model)
+    rewrite(model, [materialize_reshape_shape_rule, collapse_slice_rule, collapse_slice2_rule])
+    common = ir.passes.common
+    ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+    )(model)
 
 
 def name_after_modules(model: onnx.ModelProto) -> None:
