@@ -6,9 +6,11 @@ then data (Calma, GDSII Stream Format Manual, release 6.0, 1987). Both bytes tog
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -58,6 +60,18 @@ def text(tag: int, value: str) -> bytes:
     """A record that holds ASCII text, padded to an even length as the format wants it."""
     data = value.encode("ascii")
     return record(tag, data + b"\0" * (len(data) % 2))
+
+
+def dated(tag: int, moment: datetime) -> bytes:
+    """The record that begins a library or a structure: when it was last modified and last accessed."""
+    return record(tag, struct.pack(">6h", *moment.timetuple()[:6]) * 2)
+
+
+def real8(value: float) -> bytes:
+    """A positive number as the format's excess-64 base-16 floating point."""
+    mantissa, exponent = math.frexp(value)
+    sixteens = -(-exponent // 4)
+    return struct.pack(">Q", (sixteens + 64) << 56 | round(math.ldexp(mantissa, 56 + exponent - 4 * sixteens)))
 
 
 def sref_type(name_bytes: int) -> np.dtype[np.void]:

@@ -1,0 +1,1 @@
+"""Resistive crossbars as GDSII masks."""

@@ -1,0 +1,121 @@
+"""Geometry of a strip, of what is personalised on it, and of the array that strips stand in; database units.
+
+The one place that knows the shapes of the cell families. See :class:`pfmc.technology.schema.Cell` for the coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pfmc.layout.layout import tile_extent
+from pfmc.technology.schema import Layer, Quantity, Technology
+
+
+class Rectangle(NamedTuple):
+    """A rectangle on a layer: lower left and upper right corner."""
+
+    layer: Layer
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+class Label(NamedTuple):
+    """A text on a layer and where it is anchored."""
+
+    layer: Layer
+    text: str
+    x: int
+    y: int
+
+
+def strip_shapes(technology: Technology) -> Iterator[Rectangle]:
+    """What all strips share: poly, contacts, pad and via, and a marker that covers the body whatever the block."""
+    layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    body, head = units(cell.body_length), units(cell.head_length)
+    distance, height = units(cell.contact_distance), units(cell.contact_height)
+    pad, via = body + units(cell.pad_offset), body + units(cell.via_offset)
+    yield _centred(technology, layers.poly, cell.strip_width, -head, body + head)
+    yield _centred(technology, layers.contact, cell.contact_width, -distance - height, -distance)
+    yield _centred(technology, layers.contact, cell.contact_width, body + distance, body + distance + height)
+    yield _centred(technology, layers.metal1, cell.pad_width, pad, pad + units(cell.pad_height))
+    yield _centred(technology, layers.via1, cell.via_size, via, via + units(cell.via_size))
+    if cell.marker_covers == "body":
+        yield _centred(technology, layers.marker, cell.strip_width, 0, body)
+
+
+def value_shapes(technology: Technology, length: int) -> Iterator[Rectangle]:
+    """What makes a strip that ``length`` of the body is blocked on: the block, and the marker where it follows it."""
+    layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    half_width = units(cell.strip_width) // 2 + units(cell.block_overhang)
+    for low, high in blocked_parts(technology, length):
+        yield Rectangle(layers.block, -half_width, low, half_width, high)
+        if cell.marker_covers == "block":
+            yield _centred(technology, layers.marker, cell.strip_width, low, high)
+
+
+def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
+    """From where to where the block covers the body: all of it but the window, if the family has one, or its start."""
+    body = technology.grid.units(technology.cell.body_length)
+    start = technology.cell.window_start
+    if start is None or length == body:
+        return [(0, length)]
+    window = technology.grid.units(start)
+    return [(0, window), (window + body - length, body)]
+
+
+def array_shapes(technology: Technology) -> Iterator[Rectangle]:
+    """What a tile has beside its strips: row and column wires with pins at their ends, blankets and its outline."""
+    layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    rows, strips = int(technology.tile.rows.value), 2 * int(technology.tile.columns.value)
+    left, bottom, width, height = tile_extent(technology)
+    edge = units(cell.strip_width) // 2 + units(cell.row_wire_extension)
+    right = (strips - 1) * units(cell.strip_pitch) + edge
+    row_width, column_half = units(cell.row_wire_width), units(cell.column_wire_width) // 2
+    low = -units(cell.column_wire_extension)
+    high = (rows - 1) * units(cell.row_pitch) + units(cell.body_length) - low
+    for row in range(rows):
+        y = row * units(cell.row_pitch) + units(cell.row_wire_offset)
+        yield Rectangle(layers.metal1, -edge, y, right, y + row_width)
+        yield Rectangle(layers.metal1_pin, -edge, y, -edge + row_width, y + row_width)
+    for strip in range(strips):
+        x = strip * units(cell.strip_pitch)
+        yield Rectangle(layers.metal2, x - column_half, low, x + column_half, high)
+        yield Rectangle(layers.metal2_pin, x - column_half, low, x + column_half, low + 2 * column_half)
+    for layer in (*layers.blankets, layers.outline):
+        yield Rectangle(layer, left, bottom, left + width, bottom + height)
+
+
+def array_labels(technology: Technology) -> Iterator[Label]:
+    """Names of the wires, in the middle of their pins: row0, …; col0p, col0n, …"""
+    layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    half_row = units(cell.row_wire_width) // 2
+    edge = units(cell.strip_width) // 2 + units(cell.row_wire_extension)
+    for row in range(int(technology.tile.rows.value)):
+        y = row * units(cell.row_pitch) + units(cell.row_wire_offset)
+        yield Label(layers.metal1_text, f"row{row}", half_row - edge, y + half_row)
+    y = units(cell.column_wire_width) // 2 - units(cell.column_wire_extension)
+    for strip in range(2 * int(technology.tile.columns.value)):
+        yield Label(layers.metal2_text, f"col{strip // 2}{'pn'[strip % 2]}", strip * units(cell.strip_pitch), y)
+
+
+def mark_shapes(technology: Technology, x: int, y: int) -> Iterator[Rectangle]:
+    """An alignment mark with its middle at x, y: a cross on poly, and in its quadrants a square of each later mask.
+
+    The gap between a square and the arms beside it shows how far that mask stands off the poly.
+    """
+    layers, units, step = technology.layers, technology.grid.units, technology.grid.step
+    width = units(technology.chip.mark_width)
+    reach, half = units(technology.chip.mark_size) // (2 * step) * step, width // 2
+    yield Rectangle(layers.poly, x - reach, y - half, x + reach, y + half)
+    yield Rectangle(layers.poly, x - half, y - reach, x + half, y + reach)
+    yield Rectangle(layers.block, x + width, y + width, x + reach, y + reach)
+    yield Rectangle(layers.metal1, x - reach, y + width, x - width, y + reach)
+    yield Rectangle(layers.metal2, x - reach, y - reach, x - width, y - width)
+
+
+def _centred(technology: Technology, layer: Layer, width: Quantity, low: int, high: int) -> Rectangle:
+    half = technology.grid.units(width) // 2
+    return Rectangle(layer, -half, low, half, high)

@@ -1,0 +1,263 @@
+"""The table of devices: a row per device that carries weight, as parquet or CSV; written tile by tile, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from pfmc.bundle import TileRecord
+from pfmc.errors import ArtifactError
+from pfmc.layout.layout import PlacedTile
+from pfmc.netlist.netlist import Tile
+from pfmc.primitives.crossbar import CrossbarTile, Programmed
+from pfmc.technology.schema import Technology
+from pfmc.units import UNITS
+
+SCHEMA: Final = pa.schema(
+    {
+        "tile": pa.dictionary(pa.int32(), pa.string()),
+        "row": pa.int16(),  # of the tile, as its column
+        "column": pa.int16(),
+        "polarity": pa.dictionary(pa.int8(), pa.string()),
+        "x_um": pa.float64(),  # of the strip's origin on the chip
+        "y_um": pa.float64(),
+        "layer": pa.dictionary(pa.int8(), pa.string()),
+        "wanted_ohm": pa.float64(),
+        "drawn_ohm": pa.float64(),
+    }
+)
+READ: Final = ["tile", "row", "column", "polarity", "wanted_ohm", "drawn_ohm"]  # what says how to draw it again
+ROW_GROUP: Final = 1 << 19  # devices, about
+BATCH: Final = 1 << 17  # rows
+POLARITIES: Final = ("+", "-")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The chip that a table's devices stand on: its title, and its size in database units."""
+
+    title: str
+    width: int
+    height: int
+
+
+class TableWriter:
+    """Writes a table of devices: CSV where the path ends so, else parquet, with the frame in its metadata."""
+
+    def __init__(self, path: Path, technology: Technology, frame: Frame) -> None:
+        self._technology = technology
+        self._tiles: list[str] = []
+        self._columns: list[dict[str, np.ndarray]] = []
+        self._devices = 0
+        self._writer: Any
+        if path.suffix.lower() == ".csv":
+            self._schema = pa.schema([(f.name, getattr(f.type, "value_type", f.type)) for f in SCHEMA])
+            self._writer = pc.CSVWriter(path, self._schema, write_options=pc.WriteOptions(quoting_style="none"))
+        else:
+            text = {"title": frame.title, "width": str(frame.width), "height": str(frame.height)}
+            self._schema = SCHEMA.with_metadata(text)
+            dictionaries = [name for name in SCHEMA.names if name != "wanted_ohm"]  # too many different ones
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=dictionaries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+    def add(
+        self,
+        placed: PlacedTile,
+        wanted: Float[np.ndarray, "rows columns 2"],
+        drawn: Float[np.ndarray, "rows columns 2"],
+    ) -> None:
+        """Add the devices of a tile's block; resistances in ohms."""
+        grid, cell = self._technology.grid, self._technology.cell
+        row, column, polarity = np.indices(drawn.shape, dtype=np.int16).reshape(3, -1)
+        x = placed.x + (2 * column.astype(np.int64) + polarity) * grid.units(cell.strip_pitch)
+        y = placed.y + row.astype(np.int64) * grid.units(cell.row_pitch)
+        per_unit = grid.database_unit.si / UNITS["um"][1]
+        self._columns.append(
+            {
+                "tile": np.full(drawn.size, len(self._tiles), dtype=np.int32),
+                "row": row,
+                "column": column,
+                "polarity": polarity.astype(np.int8),
+                "x_um": np.round(x * per_unit, 6),
+                "y_um": np.round(y * per_unit, 6),
+                "layer": np.zeros(drawn.size, dtype=np.int8),
+                "wanted_ohm": wanted.reshape(-1),
+                "drawn_ohm": drawn.reshape(-1),
+            }
+        )
+        self._tiles.append(placed.tile.name)
+        self._devices += drawn.size
+        if self._devices >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._columns:
+            return
+        words = {"tile": self._tiles, "polarity": POLARITIES, "layer": [str(self._technology.layers.block)]}
+        arrays = []
+        for name in SCHEMA.names:
+            values = np.concatenate([columns[name] for columns in self._columns])
+            arrays.append(pa.DictionaryArray.from_arrays(values, words[name]) if name in words else pa.array(values))
+        table = pa.Table.from_arrays(arrays, names=SCHEMA.names).cast(self._schema)
+        self._writer.write_table(table, 2 * ROW_GROUP)
+        self._tiles, self._columns, self._devices = [], [], 0
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceTable:
+    """A table that has been read: every device of some tiles' blocks, in ohms."""
+
+    path: Path
+    wanted: dict[str, Float[np.ndarray, "rows columns 2"]]
+    drawn: dict[str, Float[np.ndarray, "rows columns 2"]]
+
+
+@dataclass(frozen=True, eq=False)
+class TableProgramme:
+    """Devices that have the drawn resistances of a table: the way to draw a chip again, or one that was edited."""
+
+    table: DeviceTable
+    primitive: CrossbarTile
+
+    def devices(self, tile: Tile) -> Programmed:
+        """See :class:`pfmc.layout.layout.Programme`.
+
+        Raises:
+            ArtifactError: if a resistance is outside what a strip can have.
+        """
+        primitive, drawn = self.primitive, self.table.drawn[tile.name]
+        shape = primitive.rows, primitive.columns, 2
+        lengths = np.full(shape, primitive.length_unused, dtype=np.int32)
+        wanted = np.full(shape, primitive.resistance(np.array(primitive.length_unused)))
+        rows, columns, _ = drawn.shape
+        wanted[:rows, :columns] = self.table.wanted[tile.name]
+        try:
+            lengths[:rows, :columns] = primitive.nearest_lengths(drawn)
+        except ValueError as e:
+            raise ArtifactError(str(e), f"{self.table.path}: tile {tile.name}", "see its column drawn_ohm") from None
+        return Programmed(wanted, lengths)
+
+
+def read_frame(path: Path) -> Frame:
+    """The chip that a parquet table's devices stand on.
+
+    Raises:
+        ArtifactError: if it is not a bundle's table of devices.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return Frame(metadata[b"title"].decode(), int(metadata[b"width"]), int(metadata[b"height"]))
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        raise ArtifactError(
+            "the bundle's table of devices cannot be read", str(path), "compile the model again"
+        ) from None
+
+
+def read_table(path: Path, tiles: Sequence[TileRecord], only: str | None = None) -> DeviceTable:
+    """Read a table whose rows are the devices of ``tiles``, each once, in any order.
+
+    Args:
+        only: read this tile's devices alone; rows of the others may be missing.
+
+    Raises:
+        ArtifactError: naming what is wrong with the table.
+    """
+    places = _Places.of(tiles)
+    wanted, drawn = np.full(places.devices, np.nan), np.full(places.devices, np.nan)
+    try:
+        for batch in _batches(path):
+            at = places.index(batch)
+            values = batch["drawn_ohm"].to_numpy()
+            if np.isnan(values).any():
+                raise ValueError("a drawn resistance is missing")
+            if not np.isnan(drawn[at]).all() or len(np.unique(at)) < len(at):
+                raise ValueError("a device is given twice")
+            drawn[at], wanted[at] = values, batch["wanted_ohm"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError, ValueError) as e:
+        raise ArtifactError(f"the table of devices cannot be read: {str(e).splitlines()[0]}", str(path)) from None
+    table = DeviceTable(path, places.split(wanted), places.split(drawn))
+    for name, found in table.drawn.items():
+        missing = int(np.isnan(found).sum())
+        if missing and only in (None, name):
+            raise ArtifactError(f"{missing} of {found.size} devices are missing in the table", f"{path}: tile {name}")
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Where each device of some tiles' blocks stands in one long array: tile by tile, row-major, + before −."""
+
+    names: list[str]
+    rows: Int[np.ndarray, " tiles"]
+    columns: Int[np.ndarray, " tiles"]
+    starts: Int[np.ndarray, " tiles"]
+    devices: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[TileRecord]) -> _Places:
+        rows = np.array([tile.row_stop - tile.row_start for tile in tiles])
+        columns = np.array([tile.column_stop - tile.column_start for tile in tiles])
+        ends = np.cumsum(2 * rows * columns)
+        return cls([tile.name for tile in tiles], rows, columns, ends - 2 * rows * columns, int(ends[-1]))
+
+    def index(self, batch: pa.Table) -> Int[np.ndarray, " n"]:
+        """Of each row of a table; ValueError if there is no such device."""
+        tile = _lookup(batch["tile"], self.names)
+        polarity = _lookup(batch["polarity"], POLARITIES)
+        row, column = (batch[name].to_numpy() for name in ("row", "column"))
+        if np.any((row < 0) | (row >= self.rows[tile]) | (column < 0) | (column >= self.columns[tile])):
+            raise ValueError("a device lies outside its tile's block")
+        return np.asarray(self.starts[tile] + 2 * (row * self.columns[tile] + column) + polarity)
+
+    def split(self, values: Float[np.ndarray, " devices"]) -> dict[str, Float[np.ndarray, "rows columns 2"]]:
+        """The long array tile by tile: views."""
+        shapes = zip(self.names, self.starts.tolist(), self.rows.tolist(), self.columns.tolist(), strict=True)
+        return {name: values[start : start + 2 * r * c].reshape(r, c, 2) for name, start, r, c in shapes}
+
+
+def _lookup(words: pa.ChunkedArray, known: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Positions of words in a list; ValueError for one that is not there."""
+    found = pa.compute.index_in(words, value_set=pa.array(known, pa.string()))
+    if found.null_count:
+        stranger = words.filter(pa.compute.is_null(found))[0].as_py()
+        raise ValueError(f"{stranger!r} is none of {known[0]} to {known[-1]}")
+    return np.asarray(found.to_numpy())
+
+
+def _batches(path: Path) -> Iterator[pa.Table]:
+    """The table's columns that matter, part by part, as plain types."""
+    types = {name: getattr(SCHEMA.field(name).type, "value_type", pa.int64()) for name in READ}
+    types |= {"wanted_ohm": pa.float64(), "drawn_ohm": pa.float64()}
+    schema = pa.schema(types)
+    if path.suffix.lower() == ".csv":
+        options = pc.ConvertOptions(column_types=types, include_columns=READ)
+        batches: Any = pc.open_csv(path, convert_options=options)
+    else:
+        file = pq.ParquetFile(path)
+        absent = [name for name in READ if name not in file.schema_arrow.names]
+        if absent:
+            raise KeyError(f"it has no column {absent[0]}")
+        batches = file.iter_batches(batch_size=BATCH, columns=READ)
+    for batch in batches:
+        yield pa.Table.from_batches([batch]).select(READ).cast(schema)
