@@ -1,0 +1,173 @@
+"""Read the masks back: the resistance of every device, from the geometry of the file and the technology alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pfmc.backend import Progress, TileAsBuilt
+from pfmc.bundle import TileRecord
+from pfmc.errors import ArtifactError
+from pfmc.physics.resistor import strip_resistance
+from pfmc.technology.schema import Technology
+from pfmc_backends.crossbar_gdsii.contents import Contents
+from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
+from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
+from pfmc_backends.crossbar_gdsii.measure import Array, Blocked, Remark, Skeleton, measure_block, recover
+
+POLY, CONTACT, BLOCK, METAL1, VIA1, METAL2, LABEL1, LABEL2, ODD = range(9)
+COMPLAINT_LIMIT: Final = 20
+
+
+def read_tiles(
+    folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+) -> Iterator[TileAsBuilt]:
+    """Recover the tiles from ``folder``/masks/chip.gds, in the order asked for.
+
+    Raises:
+        ArtifactError: if the file cannot be understood.
+
+    """
+    reader = TileReader(folder / "masks" / "chip.gds", technology)
+    for tile in tiles:
+        yield reader.read(tile)
+        progress(1)
+
+
+class TileReader:
+    """Reads tile after tile from one file. What tiles have in common, all but the block, is analysed once.
+
+    Raises:
+        ArtifactError: if the file cannot be understood.
+
+    """
+
+    def __init__(self, path: Path, technology: Technology) -> None:
+        layers = technology.layers
+        file = GdsiiFile(path)
+        unit = technology.grid.database_unit.si
+        if abs(file.database_unit - unit) > 1e-6 * unit:
+            raise ArtifactError(
+                f"the database unit is {file.database_unit:.3g} m, not {unit:.3g} m", str(path), "write the file in it"
+            )
+        drawn = (layers.poly, layers.contact, layers.block, layers.metal1, layers.via1, layers.metal2)
+        contents = Contents(file, [layer.key for layer in drawn], [layers.metal1_text.key, layers.metal2_text.key])
+        self._technology = technology
+        self._texts = contents.texts
+        self._hierarchy = Hierarchy(contents)
+        self._shared: tuple[list[tuple[object, ...]], Array] | None = None
+
+    def read(self, tile: TileRecord) -> TileAsBuilt:
+        """The devices of a tile's block."""
+        window = self._window(tile)
+        array = self._array(tile, window)
+        blocked = measure_block(array, self._blocks(tile, window))
+        resistance = self._resistance(array, blocked)
+        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        used = (array.rows < rows) & (array.columns < 2 * columns) & np.isfinite(resistance)
+        place = array.rows[used] * 2 * columns + array.columns[used]
+        devices = np.bincount(place, minlength=2 * rows * columns)
+        with np.errstate(divide="ignore"):  # no strip: no conductance, and a resistance without bound
+            conductance = np.bincount(place, weights=1.0 / resistance[used], minlength=2 * rows * columns)
+            built = 1.0 / conductance
+        counted = self._miscounted(devices.reshape(rows, columns, 2))
+        return TileAsBuilt(
+            name=tile.name,
+            resistance=built.reshape(rows, columns, 2),
+            found=int(np.count_nonzero(devices)),
+            complaints=self._complaints(tile, [*counted, *array.remarks, *blocked.remarks]),
+        )
+
+    def _window(self, tile: TileRecord) -> Box:
+        """The tile's strips and half a street around them."""
+        grid, cell = self._technology.grid, self._technology.cell
+        rows, columns = int(self._technology.tile.rows.value), int(self._technology.tile.columns.value)
+        half_street, half_width = grid.units(self._technology.chip.tile_spacing) // 2, grid.units(cell.strip_width) // 2
+        width = (2 * columns - 1) * grid.units(cell.strip_pitch)
+        height = (rows - 1) * grid.units(cell.row_pitch) + grid.units(cell.body_length)
+        around_x, around_y = half_width + half_street, grid.units(cell.head_length) + half_street
+        return tile.x - around_x, tile.y - around_y, tile.x + width + around_x, tile.y + height + around_y
+
+    def _array(self, tile: TileRecord, window: Box) -> Array:
+        """The strips of a tile; those of the tile before if all but the block is the same."""
+        wanted = ((1 << (ODD + 1)) - 1) & ~(1 << BLOCK)
+        pieces = self._hierarchy.pieces(wanted, window)
+        key = [self._hierarchy.key(piece, tile.x, tile.y) for piece in pieces]
+        if self._shared is not None and self._shared[0] == key:
+            return self._shared[1]
+        rows = self._hierarchy.flatten(pieces, wanted)
+        array = recover(self._technology, self._skeleton(rows, tile, window))
+        self._shared = key, array
+        return array
+
+    def _skeleton(self, rows: Int[np.ndarray, "n 6"], tile: TileRecord, window: Box) -> Skeleton:
+        """Shapes sorted by layer and cut off at the window, in coordinates of the tile."""
+        boxes = np.clip(rows[:, 1:5], np.tile(window[:2], 2), np.tile(window[2:], 2))
+        boxes = boxes.astype(np.int64) - np.array([tile.x, tile.y, tile.x, tile.y])
+        solid = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+        code = rows[:, 0]
+
+        def noted(kind: int) -> list[Remark]:
+            of_kind = code == kind
+            return [
+                (self._texts[text], x, y)
+                for text, (x, y) in zip(rows[of_kind, 5].tolist(), boxes[of_kind, :2].tolist(), strict=True)
+            ]
+
+        poly, contact, metal1, via1, metal2 = (
+            boxes[solid & (code == layer)] for layer in (POLY, CONTACT, METAL1, VIA1, METAL2)
+        )
+        return Skeleton(poly, contact, metal1, via1, metal2, noted(LABEL1), noted(LABEL2), noted(ODD))
+
+    def _blocks(self, tile: TileRecord, window: Box) -> Int[np.ndarray, "n 4"]:
+        """The shapes that keep silicide off, in coordinates of the tile."""
+        pieces = self._hierarchy.pieces(1 << BLOCK, window)
+        rows = self._hierarchy.flatten(pieces, 1 << BLOCK)
+        return np.asarray(rows[:, 1:5] - np.array([tile.x, tile.y, tile.x, tile.y]))
+
+    def _resistance(self, array: Array, blocked: Blocked) -> Float[np.ndarray, " n"]:
+        """Of each strip, ohms; infinite where its path is broken."""
+        resistor, grid = self._technology.resistor, self._technology.grid
+        unit = grid.database_unit.si
+        heads = 2 * grid.units(self._technology.cell.contact_distance)  # what the terminals include
+        bare = np.maximum(array.path[:, 1] - array.path[:, 0] - blocked.length - heads, 0)
+        width = (array.boxes[:, 2] - array.boxes[:, 0]) * unit
+        conducts = array.whole & ~blocked.buried & (width > resistor.width_reduction.si)
+        resistance = np.full(len(width), np.inf)
+        resistance[conducts] = strip_resistance(
+            blocked.length[conducts] * unit,
+            bare[conducts] * unit,
+            sheet_resistance=resistor.sheet_resistance.si,
+            silicide_sheet_resistance=resistor.silicide_sheet_resistance.si,
+            drawn_width=width[conducts],
+            width_reduction=resistor.width_reduction.si,
+            terminal_resistance=resistor.terminal_resistance.si,
+            terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,
+        )
+        return resistance
+
+    def _miscounted(self, devices: Int[np.ndarray, "rows columns 2"]) -> list[Remark]:
+        """Remarks on positions with no device, or with several; they stand where the strip should."""
+        grid, cell = self._technology.grid, self._technology.cell
+        pitch, row_pitch = grid.units(cell.strip_pitch), grid.units(cell.row_pitch)
+        remarks = []
+        for r, c, polarity in np.argwhere(devices != 1).tolist():
+            count = int(devices[r, c, polarity]) or "no"
+            what = f"row {r} and column {c}{'pn'[polarity]} are joined by {count} whole strip{'s' * (count != 'no')}"
+            remarks.append((what, (2 * c + polarity) * pitch, r * row_pitch))
+        return remarks
+
+    def _complaints(self, tile: TileRecord, remarks: Sequence[Remark]) -> tuple[str, ...]:
+        """Remarks as lines, with their places on the chip."""
+        micrometres = self._technology.grid.database_unit.si * 1e6
+        lines = [
+            f"{what} at {(tile.x + x) * micrometres:.3f},{(tile.y + y) * micrometres:.3f} um"
+            for what, x, y in remarks[:COMPLAINT_LIMIT]
+        ]
+        if len(remarks) > COMPLAINT_LIMIT:
+            lines.append(f"and {len(remarks) - COMPLAINT_LIMIT} more")
+        return tuple(lines)
