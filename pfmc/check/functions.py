@@ -1,0 +1,217 @@
+"""What a mapped contraction computes once it is made, as an ONNX function of standard operators, and its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+import onnx.parser
+from jaxtyping import Float
+from onnx import numpy_helper
+
+from pfmc.backend import TileAsBuilt
+from pfmc.bundle import TileRecord
+from pfmc.errors import VerifyError
+from pfmc.physics.crossbar import effective_matrix
+from pfmc.technology.schema import Technology
+
+DOMAIN: Final = "pfmc"
+OPERATOR: Final = "MatrixVector"
+
+# Shapes: x is (…, rows). A row block is what the rows of one tile see, T entries of x, the last block padded by zeros;
+# B = number of vectors, R = number of row blocks. Everything is (R, B, ·) between the two converters, so the number of
+# operators does not depend on the number of tiles.
+_FUNCTION: Final = """
+<domain: "{domain}", opset_import: ["" : {opset}]>
+{operator} <rows, columns, padding, blocks> ({inputs}) => (y)
+{{
+    vectors = Flatten <axis = -1> (x)
+    padding = Constant <value_ints: ints = @padding> ()
+    padded = Pad (vectors, padding)
+    blocks = Constant <value_ints: ints = @blocks> ()
+    split = Reshape (padded, blocks)
+    by_block = Transpose <perm = [1, 0, 2]> (split)
+
+    input_exact = Div (by_block, input_step)
+    {input_converter}
+    voltage = Mul (input_code, volts_per_code)
+
+    current = MatMul (voltage, microsiemens)
+
+    output_exact = Div (current, microamps_per_code)
+    {output_converter}
+    partial = Mul (output_code, units_per_code)
+
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    third = Constant <value_ints = [2]> ()
+    last = Constant <value_ints = [-1]> ()
+    sum = ReduceSum <keepdims = 0> (partial, first)
+    shape_of_x = Shape (x)
+    leading = Slice (shape_of_x, first, last)
+    shape_of_sum = Shape (sum)
+    width = Slice (shape_of_sum, second, third)
+    shape = Concat <axis = 0> (leading, width)
+    y = Reshape (sum, shape)
+}}
+"""
+_ROUND_AND_CLIP: Final = """
+    {side}_rounded = Round ({side}_exact)
+    {side}_not_below = Max ({side}_rounded, {side}_code_low)
+    {side}_code = Min ({side}_not_below, {side}_code_high)
+"""
+_IDEAL: Final = "{side}_code = Identity ({side}_exact)"
+
+
+def matrix_vector(opset: int, *, ideal_converters: bool) -> onnx.FunctionProto:
+    """The function ``pfmc.MatrixVector`` with the physics inside.
+
+    Its inputs are x and the arrays of :class:`Crossbars`, by name.
+
+    Args:
+        opset: of the standard operators, at least 13; a model and its functions must agree.
+        ideal_converters: leave rounding and clipping out.
+    """
+    converter = _IDEAL if ideal_converters else _ROUND_AND_CLIP
+    text = _FUNCTION.format(
+        domain=DOMAIN,
+        operator=OPERATOR,
+        opset=opset,
+        inputs=", ".join(("x", *input_names(ideal_converters=ideal_converters))),
+        input_converter=converter.format(side="input"),
+        output_converter=converter.format(side="output"),
+    )
+    return onnx.parser.parse_function(text)
+
+
+def input_names(*, ideal_converters: bool) -> tuple[str, ...]:
+    """Names of the function's inputs after x: arrays of :class:`Crossbars`."""
+    names = ("input_step", "volts_per_code", "microsiemens", "microamps_per_code", "units_per_code")
+    limits = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
+    return names if ideal_converters else names + limits
+
+
+@dataclass(frozen=True, eq=False)
+class Crossbars:
+    """The tiles of one contraction, side by side. Where no tile is, everything is zero but the divisors.
+
+    Conductances and currents are in microsiemens and microamperes: near 1, as float32 likes it.
+
+    Attributes:
+        name: of the contraction.
+        rows: of its matrix.
+    """
+
+    name: str
+    rows: int
+    input_step: Float[np.ndarray, "blocks 1 1"]
+    input_code_low: Float[np.ndarray, "blocks 1 1"]
+    input_code_high: Float[np.ndarray, "blocks 1 1"]
+    volts_per_code: Float[np.ndarray, "blocks 1 1"]
+    microsiemens: Float[np.ndarray, "blocks height columns"]
+    microamps_per_code: Float[np.ndarray, "blocks 1 columns"]
+    output_code_low: Float[np.ndarray, "blocks 1 columns"]
+    output_code_high: Float[np.ndarray, "blocks 1 columns"]
+    units_per_code: Float[np.ndarray, "blocks 1 columns"]
+
+    @classmethod
+    def of(cls, name: str, rows: int, columns: int, tiles: Sequence[TileRecord], technology: Technology) -> Crossbars:
+        """The converters of the tiles of one contraction; no devices yet.
+
+        Raises:
+            VerifyError: if the tiles do not fit the matrix or each other.
+        """
+        height = _block_height(name, rows, columns, tiles)
+        blocks = -(-rows // height)
+
+        def per_block(value: float) -> Float[np.ndarray, "blocks 1 1"]:
+            return np.full((blocks, 1, 1), value, dtype=np.float32)
+
+        def per_column(value: float) -> Float[np.ndarray, "blocks 1 columns"]:
+            return np.full((blocks, 1, columns), value, dtype=np.float32)
+
+        crossbars = cls(
+            name=name,
+            rows=rows,
+            input_step=per_block(1),
+            input_code_low=per_block(0),
+            input_code_high=per_block(0),
+            volts_per_code=per_block(0),
+            microsiemens=np.zeros((blocks, height, columns), dtype=np.float32),
+            microamps_per_code=per_column(1),
+            output_code_low=per_column(0),
+            output_code_high=per_column(0),
+            units_per_code=per_column(0),
+        )
+        inputs: dict[int, TileRecord] = {}
+        for tile in tiles:
+            neighbour = inputs.setdefault(tile.row_start, tile)
+            if neighbour.input_range != tile.input_range:
+                where = f"tiles {neighbour.name} and {tile.name} of node {name}"
+                raise VerifyError("tiles that share their inputs have different input ranges", where)
+            crossbars._set_converters(tile, technology)
+        return crossbars
+
+    def _set_converters(self, tile: TileRecord, technology: Technology) -> None:
+        """Full scale of the output converter is the current at which the partial sum reaches its range."""
+        converters = technology.converters
+        full_input, full_output, volts = tile.input_high, tile.output_high, converters.input_voltage.si
+        full_microamps = 1e6 * full_output * tile.scale_siemens * volts / full_input
+        at = tile.row_start // self.microsiemens.shape[1]
+        low, high = tile.input_range.codes(int(converters.input_bits.value))
+        self.input_code_low[at], self.input_code_high[at] = low, high
+        self.input_step[at], self.volts_per_code[at] = full_input / high, volts / high
+        columns = at, 0, slice(tile.column_start, tile.column_stop)
+        low, high = tile.output_range.codes(int(converters.output_bits.value))
+        self.output_code_low[columns], self.output_code_high[columns] = low, high
+        self.microamps_per_code[columns], self.units_per_code[columns] = full_microamps / high, full_output / high
+
+    def place(self, tile: TileRecord, built: TileAsBuilt) -> None:
+        """Put the devices of a tile in.
+
+        Raises:
+            VerifyError: if they are not the tile's, or a resistance is not a positive number.
+        """
+        shape = (tile.row_stop - tile.row_start, tile.column_stop - tile.column_start, 2)
+        if built.resistance.shape != shape:
+            raise VerifyError(f"devices of shape {built.resistance.shape} are not {shape}", f"tile {tile.name}")
+        if not np.all(built.resistance > 0):
+            raise VerifyError("a resistance is not a positive number", f"tile {tile.name}")
+        at = tile.row_start // self.microsiemens.shape[1]
+        block = self.microsiemens[at, : shape[0], tile.column_start : tile.column_stop]
+        block[...] = 1e6 * effective_matrix(1.0 / built.resistance)
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Attributes of the call: how x is padded and split."""
+        blocks, height, _ = self.microsiemens.shape
+        return {"padding": [0, 0, 0, blocks * height - self.rows], "blocks": [-1, blocks, height]}
+
+    def tensors(self, *, ideal_converters: bool) -> Iterator[onnx.TensorProto]:
+        """The function's inputs after x, named "contraction/name"."""
+        for name in input_names(ideal_converters=ideal_converters):
+            yield numpy_helper.from_array(getattr(self, name), f"{self.name}/{name}")
+
+
+def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord]) -> int:
+    """Rows per block: every tile starts at a multiple of it and is no higher.
+
+    Raises:
+        VerifyError: if there is none, or a tile cannot be.
+    """
+    tallest = max(tile.row_stop - tile.row_start for tile in tiles)
+    height = math.gcd(*(tile.row_start for tile in tiles)) or tallest
+    for tile in tiles:
+        where = f"tile {tile.name} of node {name}"
+        inside = 0 <= tile.row_start < tile.row_stop <= rows and 0 <= tile.column_start < tile.column_stop <= columns
+        if not inside:
+            raise VerifyError(f"the tile is not inside the matrix of {rows} x {columns}", where)
+        if tile.row_stop - tile.row_start > height:
+            raise VerifyError(f"its rows {tile.row_start} to {tile.row_stop} are no block of {height}", where)
+        numbers = (tile.scale_siemens, tile.input_high, tile.output_high)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise VerifyError("its scale or a range is not a positive number", where)
+    return height

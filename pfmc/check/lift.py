@@ -1,0 +1,337 @@
+"""From the Graph and the emitted files back to ONNX: the host model, and the as-fabricated model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper, version_converter
+from onnx.external_data_helper import load_external_data_for_model, set_external_data
+
+from pfmc._version import __version__
+from pfmc.backend import TileAsBuilt
+from pfmc.bundle import TileRecord
+from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, matrix_vector
+from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
+from pfmc.ir.graph import Graph, MatrixVector
+from pfmc.ir.windows import Windows
+from pfmc.technology.schema import Technology
+
+OPSET_MIN: Final = 13  # Pad, Slice, Unsqueeze and ReduceSum take their numbers as inputs from here on
+IR_VERSION_MIN: Final = 8  # functions
+EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
+EXTERNAL_TENSOR_BYTES: Final = 1024  # smaller tensors stay embedded
+TO_THE_END: Final = 2**63 - 1  # end of an ONNX Slice
+
+
+def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.ModelProto:
+    """The model with each mapped contraction replaced by a call of ``pfmc.MatrixVector``.
+
+    The call is linear over the last axis of its float32 input; windows, casts and the bias stand around it, on the
+    host. Its name is the contraction's.
+
+    Args:
+        folded: the model after constant folding, external data beside it; its nodes are named.
+        graph: what the folded model became, contractions in matrix form.
+        mapped: names of the contractions to replace.
+
+    Raises:
+        ArtifactError: if the file cannot be read.
+        ImportModelError: if the model is of an old opset and cannot be brought to a newer one.
+        PassError: if a contraction does not say which node makes its output.
+    """
+    model = _load(folded)
+    if _opset(model) < OPSET_MIN:
+        model = _brought_to_opset_min(model, folded)
+    names = _Names(model.graph)
+    contractions = [node for node in graph.matrices() if node.name in mapped]
+    gone = {name for node in contractions for name in node.replaces}
+    removed = [node for node in model.graph.node if node.name in gone]
+    made_by_removed = {value for node in removed for value in node.output}
+    replacement: dict[str, _Splice] = {}  # by the value that it makes
+    for contraction in contractions:
+        if contraction.output not in made_by_removed:
+            raise PassError(f"no node that it replaces makes {contraction.output}", f"node {contraction.name}")
+        replacement[contraction.output] = _call(contraction, names)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.name not in gone:
+            nodes.append(node)
+        for value in node.output:
+            if value in replacement:
+                nodes.extend(replacement[value].nodes)
+    _set(model.graph.node, nodes)
+    for splice in replacement.values():
+        model.graph.initializer.extend(splice.initializers)
+    lost = made_by_removed - replacement.keys()
+    _set(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])
+    _drop_unread(model.graph)
+    _load_data(model, folded)
+    _set_metadata(model)
+    return model
+
+
+def as_fabricated(
+    host: Path,
+    tiles: Sequence[TileRecord],
+    resistance: Iterable[TileAsBuilt],
+    technology: Technology,
+    *,
+    ideal_converters: bool = False,
+) -> onnx.ModelProto:
+    """The host model whose calls compute what the tiles compute: standard operators only, runs anywhere.
+
+    Args:
+        host: made by :func:`host_model`.
+        tiles: all tiles of the chip.
+        resistance: their devices, each tile once, in any order.
+        technology: whose converters stand at the tiles.
+        ideal_converters: leave rounding and clipping out.
+
+    Raises:
+        ArtifactError: if the host model cannot be read.
+        VerifyError: if tiles, devices and host do not belong together.
+    """
+    model = _load(host)
+    _load_data(model, host)
+    records = {tile.name: tile for tile in tiles}
+    by_node: dict[str, list[TileRecord]] = {}
+    for tile in tiles:
+        by_node.setdefault(tile.node, []).append(tile)
+    calls = {node.name: node for node in model.graph.node if node.domain == DOMAIN}
+    if calls.keys() != by_node.keys():
+        odd = sorted(calls.keys() ^ by_node.keys())[0]
+        raise VerifyError("the host model and the table of tiles do not name the same contractions", f"node {odd}")
+    crossbars = {
+        name: Crossbars.of(name, *_size(calls[name]), found, technology) for name, found in sorted(by_node.items())
+    }
+    missing = set(records)
+    for built in resistance:
+        if built.name not in missing:
+            raise VerifyError("the tile is not in the table of tiles, or came twice", f"tile {built.name}")
+        missing.remove(built.name)
+        tile = records[built.name]
+        crossbars[tile.node].place(tile, built)
+    if missing:
+        raise VerifyError("the tile was not read back", f"tile {min(missing)}")
+    names = _Names(model.graph)
+    for name in list(crossbars):
+        _add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
+    model.functions.append(matrix_vector(_opset(model), ideal_converters=ideal_converters))
+    return model
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, with its initialisers beside it in ``path`` + ".data" if they are large.
+
+    A large model loses its initialisers' data on the way: they are in the file then.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= EMBEDDED_BYTES:
+        with data.open("wb") as f:
+            for tensor in model.graph.initializer:
+                if len(tensor.raw_data) >= EXTERNAL_TENSOR_BYTES:
+                    set_external_data(tensor, data.name, offset=f.tell(), length=len(tensor.raw_data))
+                    f.write(tensor.raw_data)
+                    tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+class _Names:
+    """Names of a graph's values and nodes; gives out new ones."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._taken: set[str] = set()
+        for part in _graphs(graph):
+            for values in (part.input, part.output, part.initializer, part.node):
+                self._taken.update(value.name for value in values)
+            self._taken.update(name for node in part.node for name in (*node.input, *node.output))
+
+    def new(self, wanted: str) -> str:
+        """``wanted``, or if that is taken, with a number behind."""
+        name, count = wanted, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name
+
+
+@dataclass
+class _Splice:
+    """Nodes and initialisers that take the place of a contraction."""
+
+    name: str
+    names: _Names
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    def add(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node; gives the name of its output."""
+        name = attributes.pop("name", None) or self.names.new(f"{self.name}/{kind}")
+        output = self.names.new(f"{self.name}/{kind}_output")
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
+        return output
+
+    def constant(self, what: str, values: np.ndarray | Sequence[int]) -> str:
+        """Add an initialiser; gives its name."""
+        name = self.names.new(f"{self.name}/{what}")
+        array = values if isinstance(values, np.ndarray) else np.array(values, dtype=np.int64)
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+
+def _call(node: MatrixVector, names: _Names) -> _Splice:
+    """What stands in a contraction's place."""
+    splice = _Splice(node.name, names)
+    x = node.input
+    if node.weight.dtype != "float32":
+        x = splice.add("Cast", [x], to=onnx.TensorProto.FLOAT)
+    if node.windows is not None:
+        x = _window_vectors(splice, node.windows, x, node.matrix.rows)
+    size = {"rows": node.matrix.rows, "columns": node.matrix.columns}
+    y = splice.add(OPERATOR, [x], domain=DOMAIN, name=node.name, **size)
+    if node.bias is not None:
+        y = splice.add("Add", [y, splice.constant("bias", np.asarray(node.bias, dtype=np.float32))])
+    if node.windows is not None:
+        axes = len(node.windows.kernel)
+        y = splice.add("Transpose", [y], perm=[0, axes + 1, *range(1, axes + 1)])
+    if node.weight.dtype != "float32":
+        dtype = np.dtype(getattr(ml_dtypes, node.weight.dtype, node.weight.dtype))
+        y = splice.add("Cast", [y], to=helper.np_dtype_to_tensor_dtype(dtype))
+    splice.nodes[-1].output[0] = node.output
+    return splice
+
+
+def _window_vectors(splice: _Splice, windows: Windows, x: str, rows: int) -> str:
+    """Windows of x as vectors on the last axis, as :meth:`Windows.__call__` has them: one strided Slice per kernel tap.
+
+    The ends of slices count from the back, so the spatial sizes need not be known.
+    """
+    axes = len(windows.kernel)
+    if any(windows.pads_begin) or any(windows.pads_end):
+        pads = [0, 0, *windows.pads_begin, 0, 0, *windows.pads_end]
+        x = splice.add("Pad", [x, splice.constant("pads", pads)])
+    taps = [x]
+    if any(size > 1 for size in (*windows.kernel, *windows.strides)):
+        spatial = splice.constant("spatial", range(2, 2 + axes))
+        strides = splice.constant("strides", windows.strides)
+        taps = [
+            splice.add("Slice", [x, splice.constant("starts", starts), splice.constant("ends", ends), spatial, strides])
+            for starts, ends in _taps(windows)
+        ]
+    if len(taps) == 1:
+        return splice.add("Transpose", taps, perm=[0, *range(2, 2 + axes), 1])
+    tap_axis = splice.constant("tap_axis", [2])
+    stacked = splice.add("Concat", [splice.add("Unsqueeze", [tap, tap_axis]) for tap in taps], axis=2)
+    moved = splice.add("Transpose", [stacked], perm=[0, *range(3, 3 + axes), 1, 2])
+    return splice.add("Reshape", [moved, splice.constant("shape", [0] * (1 + axes) + [rows])])
+
+
+def _taps(windows: Windows) -> Iterator[tuple[list[int], list[int]]]:
+    """Starts and ends, per spatial axis, of the slice that each kernel tap sees."""
+    for tap in np.ndindex(*windows.kernel):
+        starts = [t * d for t, d in zip(tap, windows.dilations, strict=True)]
+        behind = [d * (k - 1) - s for s, k, d in zip(starts, windows.kernel, windows.dilations, strict=True)]
+        yield starts, [-b if b else TO_THE_END for b in behind]
+
+
+def _add_physics(
+    graph: onnx.GraphProto, call: onnx.NodeProto, crossbars: Crossbars, names: _Names, ideal_converters: bool
+) -> None:
+    for key, value in crossbars.attributes().items():
+        call.attribute.append(helper.make_attribute(key, value))
+    for tensor in crossbars.tensors(ideal_converters=ideal_converters):
+        tensor.name = names.new(tensor.name)
+        call.input.append(tensor.name)
+        graph.initializer.append(tensor)
+
+
+def _size(call: onnx.NodeProto) -> tuple[int, int]:
+    """Rows and columns of a call."""
+    sizes = {a.name: a.i for a in call.attribute}
+    if call.op_type != OPERATOR or len(call.input) != 1 or not {"rows", "columns"} <= sizes.keys():
+        raise VerifyError(f"the host model does not call {OPERATOR} as it should", f"node {call.name}")
+    return sizes["rows"], sizes["columns"]
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    """A model without its external data.
+
+    Raises:
+        ArtifactError: if it cannot be read.
+    """
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as e:
+        raise ArtifactError(f"the model cannot be read: {e}", str(path)) from None
+
+
+def _load_data(model: onnx.ModelProto, path: Path) -> None:
+    """Read the external data of a model.
+
+    Raises:
+        ArtifactError: if they cannot be read.
+    """
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as e:
+        raise ArtifactError(f"the model's external data cannot be read: {e}", str(path)) from None
+
+
+def _brought_to_opset_min(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    _load_data(model, path)
+    try:
+        return version_converter.convert_version(model, OPSET_MIN)
+    except (RuntimeError, ValueError) as e:
+        problem = f"opset {_opset(model)} cannot be brought to {OPSET_MIN}: {str(e).splitlines()[0]}"
+        raise ImportModelError(problem, str(path), "export the model with a newer opset") from None
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all graphs inside it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graphs(inner)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Drop the initialisers that nobody reads, also where an old model lists them among its inputs."""
+    read = {value for part in _graphs(graph) for node in part.node for value in node.input}
+    read |= {output.name for part in _graphs(graph) for output in part.output}
+    unread = {tensor.name for tensor in graph.initializer} - read
+    _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in unread])
+    _set(graph.input, [value for value in graph.input if value.name not in unread])
+
+
+def _set_metadata(model: onnx.ModelProto) -> None:
+    """Say who made it, and import only the domains in use."""
+    used = {node.domain for part in _graphs(model.graph) for node in part.node} | {""}
+    used |= {entry.domain for function in model.functions for entry in function.opset_import}
+    imports = [entry for entry in model.opset_import if entry.domain in used - {DOMAIN}]
+    _set(model.opset_import, [*imports, helper.make_opsetid(DOMAIN, 1)])
+    model.producer_name, model.producer_version = "pfmc", __version__
+    model.ir_version = max(model.ir_version, IR_VERSION_MIN)
+
+
+def _set(repeated: Any, values: Sequence[Any]) -> None:
+    """Replace the content of a repeated protobuf field."""
+    copies = list(values)
+    del repeated[:]
+    repeated.extend(copies)
