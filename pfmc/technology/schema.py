@@ -217,8 +217,8 @@ class Chip(Model):
 
     tile_spacing: Length
     frame_margin: Length  # from the tiles to the chip's frame
-    mark_size: Length  # arms of the alignment crosses
-    mark_width: Length
+    mark_size: Length  # of the alignment crosses from tip to tip
+    mark_width: Length  # of their arms
 
 
 class Technology(Model):
@@ -253,8 +253,8 @@ class Technology(Model):
         for section, model in (("cell", self.cell), ("chip", self.chip)):
             for key, value in model:
                 if isinstance(value, Quantity):
-                    # What stands in the middle of a strip has edges at half its width.
-                    centred = key.endswith("_width") and key != "row_wire_width"
+                    # What stands in the middle of a strip or of a mark has edges at half its width.
+                    centred = key.endswith(("_width", "_size")) and key != "row_wire_width"
                     edge = value.model_copy(update={"value": value.value / 2}) if centred else value
                     try:
                         self.grid.units(edge)
@@ -269,6 +269,8 @@ class Technology(Model):
         for key, fits, problem in _geometry(self.cell):
             if not fits:
                 raise wrong(f"cell.{key}", problem)
+        if not 2 * self.chip.mark_width.si < self.chip.mark_size.si < self.chip.frame_margin.si:
+            raise wrong("chip.mark_size", "is not between twice chip.mark_width and chip.frame_margin")
         return self
 
 
