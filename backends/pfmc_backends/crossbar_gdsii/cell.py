@@ -106,9 +106,9 @@ def mark_shapes(technology: Technology, x: int, y: int) -> Iterator[Rectangle]:
 
     The gap between a square and the arms beside it shows how far that mask stands off the poly.
     """
-    layers, units, step = technology.layers, technology.grid.units, technology.grid.step
+    layers, units = technology.layers, technology.grid.units
     width = units(technology.chip.mark_width)
-    reach, half = units(technology.chip.mark_size) // (2 * step) * step, width // 2
+    reach, half = units(technology.chip.mark_size) // 2, width // 2
     yield Rectangle(layers.poly, x - reach, y - half, x + reach, y + half)
     yield Rectangle(layers.poly, x - half, y - reach, x + half, y + reach)
     yield Rectangle(layers.block, x + width, y + width, x + reach, y + reach)

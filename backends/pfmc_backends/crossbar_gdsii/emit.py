@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pfmc.backend import Emission, Progress
-from pfmc.errors import ArtifactError, CapacityError
+from pfmc.errors import ArtifactError, CapacityError, printable
 from pfmc.layout.layout import Layout, PlacedTile
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
 from pfmc.technology.schema import Technology
@@ -150,7 +150,8 @@ def chip_cell(technology: Technology, frame: Frame, tiles: Sequence[PlacedTile])
             chip.add(*_polygons(cell.mark_shapes(technology, x, y)))
     chip.add(*(gdstk.Reference(gdstk.Cell(placed.tile.name), (placed.x, placed.y)) for placed in tiles))
     chip.add(*_labels(cell.Label(outline, placed.tile.name, placed.x, placed.y) for placed in tiles))
-    chip.add(*_labels([cell.Label(outline, frame.title, 0, 0)]))
+    title = printable(frame.title).encode("ascii", "replace").decode()
+    chip.add(*_labels([cell.Label(outline, title, 0, 0)]))
     return chip
 
 

@@ -1,4 +1,4 @@
-"""The table of devices: a row per device that carries weight, as parquet or CSV; written tile by tile, read in batches."""
+"""The table of devices: a row per device that carries weight, parquet or CSV; written by the tile, read in batches."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
@@ -62,14 +61,16 @@ class TableWriter:
         self._writer: Any
         if path.suffix.lower() == ".csv":
             self._schema = pa.schema([(f.name, getattr(f.type, "value_type", f.type)) for f in SCHEMA])
-            self._writer = pc.CSVWriter(path, self._schema, write_options=pc.WriteOptions(quoting_style="none"))
+            unquoted = pyarrow.csv.WriteOptions(quoting_style="none")
+            self._writer = pyarrow.csv.CSVWriter(path, self._schema, write_options=unquoted)
         else:
             text = {"title": frame.title, "width": str(frame.width), "height": str(frame.height)}
             self._schema = SCHEMA.with_metadata(text)
-            dictionaries = [name for name in SCHEMA.names if name != "wanted_ohm"]  # too many different ones
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=dictionaries)
+            # Not of wanted_ohm: nearly every device has its own.
+            options: dict[str, Any] = {"use_dictionary": [n for n in SCHEMA.names if n != "wanted_ohm"]}
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", **options)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TableWriter:
         return self
 
     def __exit__(
@@ -174,11 +175,11 @@ def read_frame(path: Path) -> Frame:
         ) from None
 
 
-def read_table(path: Path, tiles: Sequence[TileRecord], only: str | None = None) -> DeviceTable:
-    """Read a table whose rows are the devices of ``tiles``, each once, in any order.
+def read_table(path: Path, tiles: Sequence[TileRecord], needed: Sequence[str]) -> DeviceTable:
+    """Read a table whose rows are devices of ``tiles``, none twice, in any order.
 
     Args:
-        only: read this tile's devices alone; rows of the others may be missing.
+        needed: names of the tiles whose devices must all be there.
 
     Raises:
         ArtifactError: naming what is wrong with the table.
@@ -187,20 +188,23 @@ def read_table(path: Path, tiles: Sequence[TileRecord], only: str | None = None)
     wanted, drawn = np.full(places.devices, np.nan), np.full(places.devices, np.nan)
     try:
         for batch in _batches(path):
+            if any(column.null_count for column in batch.columns):
+                raise ValueError("a value is missing")
             at = places.index(batch)
             values = batch["drawn_ohm"].to_numpy()
             if np.isnan(values).any():
-                raise ValueError("a drawn resistance is missing")
+                raise ValueError("a drawn resistance is not a number")
             if not np.isnan(drawn[at]).all() or len(np.unique(at)) < len(at):
                 raise ValueError("a device is given twice")
             drawn[at], wanted[at] = values, batch["wanted_ohm"].to_numpy()
-    except (OSError, pa.ArrowException, KeyError, ValueError) as e:
-        raise ArtifactError(f"the table of devices cannot be read: {str(e).splitlines()[0]}", str(path)) from None
+    except (OSError, pa.ArrowException, ValueError) as e:
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        raise ArtifactError(f"the table of devices cannot be read: {why}", str(path)) from None
     table = DeviceTable(path, places.split(wanted), places.split(drawn))
-    for name, found in table.drawn.items():
-        missing = int(np.isnan(found).sum())
-        if missing and only in (None, name):
-            raise ArtifactError(f"{missing} of {found.size} devices are missing in the table", f"{path}: tile {name}")
+    for name in needed:
+        missing = int(np.isnan(table.drawn[name]).sum())
+        if missing:
+            raise ArtifactError(f"{missing} of the tile's devices are missing in the table", f"{path}: tile {name}")
     return table
 
 
@@ -221,7 +225,7 @@ class _Places:
         ends = np.cumsum(2 * rows * columns)
         return cls([tile.name for tile in tiles], rows, columns, ends - 2 * rows * columns, int(ends[-1]))
 
-    def index(self, batch: pa.Table) -> Int[np.ndarray, " n"]:
+    def index(self, batch: pa.RecordBatch) -> Int[np.ndarray, " n"]:
         """Of each row of a table; ValueError if there is no such device."""
         tile = _lookup(batch["tile"], self.names)
         polarity = _lookup(batch["polarity"], POLARITIES)
@@ -236,28 +240,30 @@ class _Places:
         return {name: values[start : start + 2 * r * c].reshape(r, c, 2) for name, start, r, c in shapes}
 
 
-def _lookup(words: pa.ChunkedArray, known: Sequence[str]) -> Int[np.ndarray, " n"]:
+def _lookup(words: pa.Array, known: Sequence[str]) -> Int[np.ndarray, " n"]:
     """Positions of words in a list; ValueError for one that is not there."""
-    found = pa.compute.index_in(words, value_set=pa.array(known, pa.string()))
-    if found.null_count:
-        stranger = words.filter(pa.compute.is_null(found))[0].as_py()
-        raise ValueError(f"{stranger!r} is none of {known[0]} to {known[-1]}")
-    return np.asarray(found.to_numpy())
+    position = {word: i for i, word in enumerate(known)}
+    encoded = words.dictionary_encode()
+    for word in encoded.dictionary.to_pylist():
+        if word not in position:
+            raise ValueError(f"{word!r} is none of {known[0]} to {known[-1]}")
+    places = np.array([position[word] for word in encoded.dictionary.to_pylist()], dtype=np.int64)
+    return np.asarray(places[encoded.indices.to_numpy()])
 
 
-def _batches(path: Path) -> Iterator[pa.Table]:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The table's columns that matter, part by part, as plain types."""
     types = {name: getattr(SCHEMA.field(name).type, "value_type", pa.int64()) for name in READ}
     types |= {"wanted_ohm": pa.float64(), "drawn_ohm": pa.float64()}
     schema = pa.schema(types)
     if path.suffix.lower() == ".csv":
-        options = pc.ConvertOptions(column_types=types, include_columns=READ)
-        batches: Any = pc.open_csv(path, convert_options=options)
+        options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=READ)
+        batches: Any = pyarrow.csv.open_csv(path, convert_options=options)
     else:
         file = pq.ParquetFile(path)
         absent = [name for name in READ if name not in file.schema_arrow.names]
         if absent:
-            raise KeyError(f"it has no column {absent[0]}")
+            raise ValueError(f"it has no column {absent[0]}")
         batches = file.iter_batches(batch_size=BATCH, columns=READ)
     for batch in batches:
-        yield pa.Table.from_batches([batch]).select(READ).cast(schema)
+        yield batch.select(READ).cast(schema)
