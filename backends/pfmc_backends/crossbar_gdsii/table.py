@@ -188,12 +188,10 @@ def read_table(path: Path, tiles: Sequence[TileRecord], needed: Sequence[str]) -
     wanted, drawn = np.full(places.devices, np.nan), np.full(places.devices, np.nan)
     try:
         for batch in _batches(path):
-            if any(column.null_count for column in batch.columns):
+            if any(column.is_null(nan_is_null=True).true_count for column in batch.columns):
                 raise ValueError("a value is missing")
             at = places.index(batch)
             values = batch["drawn_ohm"].to_numpy()
-            if np.isnan(values).any():
-                raise ValueError("a drawn resistance is not a number")
             if not np.isnan(drawn[at]).all() or len(np.unique(at)) < len(at):
                 raise ValueError("a device is given twice")
             drawn[at], wanted[at] = values, batch["wanted_ohm"].to_numpy()

@@ -1,0 +1,126 @@
+"""What the next tool in the chain reads: masks of the chip or of one tile, and the devices as the masks have them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import gdstk
+
+from pfmc.bundle import TileRecord
+from pfmc.errors import ArtifactError, UsageError
+from pfmc.layout.layout import PlacedTile
+from pfmc.netlist.netlist import Tile
+from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.schema import Technology
+from pfmc_backends.crossbar_gdsii.emit import DEVICES, MASKS, TIMESTAMP, draw
+from pfmc_backends.crossbar_gdsii.read import read_tiles
+from pfmc_backends.crossbar_gdsii.table import TableProgramme, TableWriter, read_frame, read_table
+
+FORMATS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "gdsii": "masks of the chip, or of one tile, as GDSII",
+        "oasis": "the same as OASIS: a smaller file",
+        "devices": "table of devices with their resistances as read back from the masks: .csv or .parquet",
+    }
+)
+
+
+def export(
+    folder: Path,
+    technology: Technology,
+    tiles: Sequence[TileRecord],
+    format: str,
+    path: Path,
+    *,
+    tile: str | None = None,
+    devices: Path | None = None,
+) -> None:
+    """Write ``path`` whole or not at all; see :meth:`pfmc.backend.Backend.export`."""
+    chosen = [record for record in tiles if tile in (None, record.name)]
+    if not chosen:
+        raise UsageError("no such tile in the bundle", tile)
+    with tempfile.TemporaryDirectory(prefix=".pfmc-", dir=path.parent) as name:
+        work = Path(name)
+        partial = work / f"partial{path.suffix.lower()}"
+        source = folder if devices is None else work
+        if devices is not None:
+            _draw_again(folder, technology, tiles, chosen, devices, work)
+        if format == "gdsii":
+            _write_gdsii(source / MASKS, partial, tile)
+        elif format == "oasis":
+            _write_oasis(source / MASKS, partial, tile)
+        elif format == "devices":
+            _write_devices(source, technology, tiles, chosen, partial)
+        else:
+            raise UsageError("no such format", format, f"formats: {', '.join(FORMATS)}")
+        partial.replace(path)
+
+
+def _placed(record: TileRecord) -> PlacedTile:
+    rows, columns = range(record.row_start, record.row_stop), range(record.column_start, record.column_stop)
+    return PlacedTile(Tile(record.name, record.node, rows, columns), record.x, record.y)
+
+
+def _draw_again(
+    folder: Path,
+    technology: Technology,
+    tiles: Sequence[TileRecord],
+    chosen: Sequence[TileRecord],
+    devices: Path,
+    work: Path,
+) -> None:
+    """The chip with its devices from a table instead of the weights."""
+    frame = read_frame(folder / DEVICES)
+    table = read_table(devices, tiles, [record.name for record in chosen])
+    programme = TableProgramme(table, CrossbarTile.of(technology))
+    placed = [_placed(record) for record in chosen]
+    programmed = ((place, programme.devices(place.tile)) for place in placed)
+    draw(technology, frame, placed, programmed, work, lambda _done: None)
+
+
+def _write_gdsii(masks: Path, path: Path, tile: str | None) -> None:
+    """The masks as they are; of a tile, its structure and those that it needs, byte for byte."""
+    if tile is None:
+        shutil.copyfile(masks, path)
+        return
+    try:
+        cells = gdstk.read_rawcells(masks)
+        unit, precision = gdstk.gds_units(masks)
+    except (RuntimeError, OSError) as e:
+        raise ArtifactError(f"the masks cannot be read: {e}", str(masks)) from None
+    if tile not in cells:
+        raise ArtifactError("the masks have no structure of this name", f"{masks}: {tile}")
+    library = gdstk.Library("pfmc", unit, precision)
+    library.add(cells[tile], *cells[tile].dependencies(True))
+    library.write_gds(path, timestamp=TIMESTAMP)
+
+
+def _write_oasis(masks: Path, path: Path, tile: str | None) -> None:
+    """The masks through gdstk, which holds them in memory: about 300 bytes per device."""
+    source = masks
+    if tile is not None:
+        source = path.with_name("tile.gds")
+        _write_gdsii(masks, source, tile)
+    try:
+        gdstk.read_gds(source).write_oas(path, compression_level=6)
+    except (RuntimeError, OSError) as e:
+        raise ArtifactError(f"the masks cannot be read: {e}", str(masks)) from None
+
+
+def _write_devices(
+    source: Path, technology: Technology, tiles: Sequence[TileRecord], chosen: Sequence[TileRecord], path: Path
+) -> None:
+    """The table with the resistances that the masks have, beside those that were wanted."""
+    if path.suffix not in {".csv", ".parquet"}:
+        raise UsageError("a table is .csv or .parquet", f"the file name's end {path.suffix!r}", "name it so")
+    frame = read_frame(source / DEVICES)
+    table = read_table(source / DEVICES, tiles, [record.name for record in chosen])
+    built = read_tiles(source, technology, chosen, lambda _done: None)
+    with TableWriter(path, technology, frame) as writer:
+        for record, tile in zip(chosen, built, strict=True):
+            writer.add(_placed(record), table.wanted[record.name], tile.resistance)
