@@ -49,6 +49,7 @@ def simplify(model: ir.Model) -> None:
     rewrite(model, [materialize_reshape_shape_rule, collapse_slice_rule, collapse_slice2_rule])
     common = ir.passes.common
     ir.passes.Sequential(
+        common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),

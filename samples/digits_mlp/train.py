@@ -3,6 +3,8 @@
     python -m samples.digits_mlp.train
 
 The input ``image`` is float32, batch x 64: an 8 x 8 image row by row, grey values divided by 16, so 0 to 1.
+The images: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998,
+doi:10.24432/C50P49, CC BY 4.0; scikit-learn carries its test set.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def build() -> nn.Module:
 
 
 def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Minimise the cross entropy with Adam; a fixed number of epochs, so the held-out part chooses nothing."""
+    """Minimise the cross entropy with Adam; the number of epochs is fixed."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
     model.train()
