@@ -293,8 +293,9 @@ def _brought_to_opset_min(model: onnx.ModelProto, path: Path) -> onnx.ModelProto
     _load_data(model, path)
     try:
         return version_converter.convert_version(model, OPSET_MIN)
-    except (RuntimeError, ValueError) as e:
-        problem = f"opset {_opset(model)} cannot be brought to {OPSET_MIN}: {str(e).splitlines()[0]}"
+    except (RuntimeError, ValueError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as e:
+        reason = str(e).rpartition("failed: ")[2]  # behind the converter's own file, line and assertion
+        problem = f"opset {_opset(model)} cannot be brought to {OPSET_MIN}: {reason}"
         raise ImportModelError(problem, str(path), "export the model with a newer opset") from None
 
 
