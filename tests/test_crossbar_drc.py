@@ -1,0 +1,44 @@
+"""The foundries' own rule decks on chips with random devices: wires, pins, labels, frame and marks included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crossbars import layout, small
+from pfmc_backends.crossbar_gdsii import BACKEND
+
+DECKS = os.environ.get("PFMC_FOUNDRY_DECKS")
+
+pytestmark = [
+    pytest.mark.foundry,
+    pytest.mark.skipif(DECKS is None, reason="PFMC_FOUNDRY_DECKS does not name the folder with the foundries' decks"),
+]
+
+
+def judged(process: str, size: int, folder: Path) -> str:
+    """What the decks' runner prints of a chip with one tile of size x size weights, lengths over the full range."""
+    chip = layout(small(process, size, size), [(size, size)])
+    BACKEND.emit(chip, folder, lambda _done: None)
+    command = [sys.executable, Path(str(DECKS)) / "drc.py", process, folder / "masks" / "chip.gds"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(run.stdout)
+    return run.stdout if run.returncode == 0 else f"{run.stdout}{run.stderr}exit status {run.returncode}"
+
+
+@pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("process", ["sg13g2", "gf180mcu"])
+def test_a_chip_is_clean(process: str, size: int, tmp_path: Path) -> None:
+    """One tile of size x size weights whose lengths lie anywhere in the range; each foundry has two decks."""
+    chip = layout(small(process, size, size), [(size, size)])
+    BACKEND.emit(chip, tmp_path, lambda _done: None)
+    command = [sys.executable, Path(str(DECKS)) / "drc.py", process, tmp_path / "masks" / "chip.gds"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(run.stdout)
+    reports = run.stdout.strip().splitlines()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(reports) == 2
+    assert all(report.endswith("rule categories, clean") for report in reports)
