@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from pfmc_backends.crossbar_gdsii import gdsii, records
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile, Run
+from pfmc_backends.crossbar_gdsii.names import NameTable
 from pfmc_backends.crossbar_gdsii.orientation import IDENTITY, Orientation
 from pfmc_backends.crossbar_gdsii.polygons import Rectangles, cut_outline, cut_path
 
@@ -48,6 +49,12 @@ class Lattice:
     rows: int
     across: tuple[int, int]
     up: tuple[int, int]
+
+    def offsets(self) -> tuple[Int64[np.ndarray, "columns 2"], Int64[np.ndarray, "rows 2"]]:
+        """Where each column and each row begins, from ``origin``; rounded if the file's reach is no whole multiple."""
+        across = np.outer(np.arange(self.columns), self.across) / self.columns
+        up = np.outer(np.arange(self.rows), self.up) / self.rows
+        return np.rint(across).astype(np.int64), np.rint(up).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,7 @@ class Contents:
         self._text_layers = {key: code for code, key in enumerate(text_layers, len(layers))}
         self._cache: OrderedDict[int, Structure] = OrderedDict()
         self._cached = 0
+        self._names = NameTable(file.indices)
 
     def structure(self, index: int) -> Structure:
         """A structure; those used last are kept.
@@ -147,9 +155,8 @@ class Contents:
         offset, length = run.fields.get(records.SNAME, (0, 0))
         if not length:
             raise self.file.error("a reference to nothing", run.at)
-        names = self.file.column(f"S{length}", run, offset).tolist()
         try:
-            structures = np.array([self.file.indices[name] for name in names], dtype=np.int32)
+            structures = self._names.find(self.file.column(f"S{length}", run, offset))
         except KeyError as e:
             raise self.file.error(f"a reference to {gdsii.text(e.args[0])}, which is not there", run.at) from None
         return structures, self.file.points(run)[:, 0].astype(np.int32)

@@ -42,6 +42,7 @@ PAYLOAD: Final = frozenset({SNAME, XY, LAYER, DATATYPE})  # what may differ betw
 
 BGNEXTN: Final = 0x3003  # of paths: the emitter draws none
 ENDEXTN: Final = 0x3103
+LONG_RUN: Final = 1024  # elements
 RUN_LIMIT: Final = 65536  # elements decoded at once
 RESIDENT_LIMIT: Final = 64 << 20  # bytes of the file looked at before the system may take them back
 
@@ -80,6 +81,7 @@ class GdsiiFile:
         self.names: list[bytes] = []
         self.indices: dict[bytes, int] = {}
         self._bodies: list[int] = []  # the byte at which each structure's elements begin
+        self._long_runs: dict[int, int] = {}  # by their first byte, so that they need not be found again
         self._looked_at = 0
         try:
             with path.open("rb") as f:
@@ -169,6 +171,8 @@ class GdsiiFile:
                 continue
             size, fields = self._element(at)
             count = self._count_alike(at, size, fields) if tag in (SREF, BOUNDARY) else 1
+            if count >= LONG_RUN:
+                self._long_runs[at] = count
             yield Run(tag, at, count, size, fields)
             at += count * size
             self._release(count * size)
@@ -188,6 +192,8 @@ class GdsiiFile:
 
     def _count_alike(self, at: int, size: int, fields: dict[int, tuple[int, int]]) -> int:
         """How many elements follow each other, this one included, that differ in their payload only."""
+        if at in self._long_runs:
+            return self._long_runs[at]
         limit = min((len(self._map) - at) // size, RUN_LIMIT)
         fixed, begin = [], 0
         for offset, length in sorted(place for tag, place in fields.items() if tag in PAYLOAD):

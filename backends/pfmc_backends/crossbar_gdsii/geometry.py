@@ -25,59 +25,68 @@ class Bins:
     """
 
     def __init__(self, boxes: Boxes, origin: tuple[int, int], size: tuple[int, int]) -> None:
-        self.boxes, self._origin, self._size = boxes, np.tile(origin, 2), np.tile(size, 2)
+        self.boxes, self._origin, self._size = boxes, origin, size
         ranges = self._ranges(boxes)
-        self._low = ranges[:, :2].min(axis=0) if len(boxes) else np.zeros(2, dtype=np.int64)
-        high = ranges[:, 2:].max(axis=0) if len(boxes) else np.zeros(2, dtype=np.int64)
-        self._shape = high - self._low + 1
-        if int(self._shape.prod()) > BIN_LIMIT:
+        low, high = (ranges[:, :2].min(axis=0), ranges[:, 2:].max(axis=0)) if len(boxes) else (np.zeros(2), np.zeros(2))
+        self._low: list[int] = low.astype(np.int64).tolist()
+        self._shape: list[int] = (high - low + 1).astype(np.int64).tolist()
+        if self._shape[0] * self._shape[1] > BIN_LIMIT:
             raise _too_many()
         owner, bins = self._spread(ranges)
         order = np.argsort(bins, kind="stable")
         self._members = owner[order]
-        self._begin = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=int(self._shape.prod())))])
+        self._begin = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=self._shape[0] * self._shape[1]))])
 
     def meeting(self, others: Boxes) -> Pairs:
         """Index pairs (of the others, of these) of boxes that overlap or touch, each once, sorted by the first.
 
         Raises:
             ArtifactError: if there are more than can be.
-
         """
-        owner, bins = self._spread(self._ranges(others))
-        begin = self._begin[bins]
-        counts = self._begin[bins + 1] - begin
-        total = int(counts.sum())
-        if total > BIN_LIMIT:
-            raise _too_many()
-        first = np.repeat(owner, counts)
-        second = self._members[np.arange(total) + np.repeat(begin - (np.cumsum(counts) - counts), counts)]
-        a, b = others[first], self.boxes[second]
+        first, bins = self._spread(self._ranges(others))
+        several = len(first) > len(others)  # an other box in several bins may meet the same one in each of them
+        begin = self._begin.take(bins)
+        counts = self._begin.take(bins + 1) - begin
+        if np.all(counts == 1):
+            second = self._members.take(begin)
+        else:
+            total = int(counts.sum())
+            if total > BIN_LIMIT:
+                raise _too_many()
+            first = np.repeat(first, counts)
+            second = self._members.take(np.arange(total) + np.repeat(begin - (np.cumsum(counts) - counts), counts))
+        a, b = others.take(first, axis=0), self.boxes.take(second, axis=0)
         meet = (a[:, 0] <= b[:, 2]) & (b[:, 0] <= a[:, 2]) & (a[:, 1] <= b[:, 3]) & (b[:, 1] <= a[:, 3])
-        first, second = first[meet], second[meet]
-        if len(first) > 1:
-            both = first * np.int64(len(self.boxes)) + second
-            if np.any(both[1:] <= both[:-1]):
-                first, second = np.divmod(np.unique(both), len(self.boxes))
+        if not meet.all():
+            first, second = first[meet], second[meet]
+        if several:
+            first, second = np.divmod(np.unique(first * np.int64(len(self.boxes)) + second), max(len(self.boxes), 1))
         return first, second
 
     def _ranges(self, boxes: Boxes) -> Int[np.ndarray, "n 4"]:
         """First and last bin of each box, along x and y."""
-        return np.asarray((boxes - self._origin) // self._size)
+        ranges = np.empty_like(boxes)
+        for column in range(4):
+            ranges[:, column] = (boxes[:, column] - self._origin[column % 2]) // self._size[column % 2]
+        return ranges
 
     def _spread(self, ranges: Int[np.ndarray, "n 4"]) -> Pairs:
         """The number of a box and the number of a bin, for every bin that the box meets."""
-        low = np.maximum(ranges[:, :2] - self._low, 0)
-        high = np.minimum(ranges[:, 2:] - self._low, self._shape - 1)
-        width, height = (high - low + 1).clip(min=0).T
-        counts = width * height
+        (low_x, low_y), (across, up) = self._low, self._shape
+        x0, y0 = np.maximum(ranges[:, 0] - low_x, 0), np.maximum(ranges[:, 1] - low_y, 0)
+        width = np.minimum(ranges[:, 2] - low_x, across - 1) - x0 + 1
+        height = np.minimum(ranges[:, 3] - low_y, up - 1) - y0 + 1
+        if np.all(width == 1) and np.all(height == 1):
+            return np.arange(len(ranges)), y0 * across + x0
+        width, height = np.maximum(width, 0), np.maximum(height, 0)
+        counts = width.astype(np.int64) * height
         total = int(counts.sum())
         if total > BIN_LIMIT:
             raise _too_many()
         owner = np.repeat(np.arange(len(ranges)), counts)
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         row, column = np.divmod(within, width[owner])
-        return owner, (low[owner, 1] + row) * self._shape[0] + low[owner, 0] + column
+        return owner, (y0[owner] + row) * across + x0[owner] + column
 
 
 def _too_many() -> ArtifactError:

@@ -29,7 +29,7 @@ class Piece:
     orientation: Orientation
     origins: Int[np.ndarray, "n 2"]
     structures: Int[np.ndarray, " n"] | None = None
-    shapes: Int[np.ndarray, "m 6"] | None = None
+    shapes: Int[np.ndarray, "m 6"] = field(default_factory=lambda: np.zeros((0, 6), dtype=np.int32))
 
 
 @dataclass
@@ -83,50 +83,44 @@ class Hierarchy:
             )
         structure = self.contents.structure(index)
         for instances in structure.instances:
-            placed = instances.structures
-            for child in np.unique(placed[~self._surveyed[placed]]).tolist():
-                self._survey(child, inner, depth + 1)
-            inner[placed] = True
-            self._extend(index, instances.orientation, placed, instances.origins, 1)
+            self._extend(index, instances, 1, inner, depth)
         for lattice in structure.lattices:
-            self._survey(lattice.structure, inner, depth + 1)
-            inner[lattice.structure] = True
-            corners = np.array(
-                [[0, 0], lattice.across, lattice.up, np.add(lattice.across, lattice.up)], dtype=np.int64
-            )  # a pitch too far, which does no harm
-            placed = np.full(4, lattice.structure)
-            self._extend(
-                index, lattice.orientation, placed, corners + lattice.origin, lattice.columns * lattice.rows / 4
-            )
+            across, up = (offsets[[0, -1]] for offsets in lattice.offsets())
+            corners = (across[None] + up[:, None]).reshape(-1, 2) + np.array(lattice.origin)
+            placed = np.full(4, lattice.structure, dtype=np.int32)
+            times = lattice.columns * lattice.rows / 4
+            self._extend(index, Instances(lattice.orientation, placed, corners), times, inner, depth)
         if len(structure.shapes):
-            self._merge(
-                index, structure.shapes[:, 1:5], np.bitwise_or.reduce(1 << structure.shapes[:, 0].astype(np.int64))
-            )
+            low, high = structure.shapes[:, 1:3].min(axis=0), structure.shapes[:, 3:5].max(axis=0)
+            self._merge(index, low, high, np.bitwise_or.reduce(_bits(structure.shapes)))
             self._counts[index] += len(structure.shapes)
         if self._codes[index] and np.abs(self._boxes[index]).max() >= 1 << 31:
             raise self.file.error("a structure reaches beyond the range of coordinates", self.file.offset(index))
         self._surveyed[index] = True
 
     def _extend(
-        self,
-        index: int,
-        orientation: Orientation,
-        placed: Int[np.ndarray, " n"],
-        origins: Int[np.ndarray, "n 2"],
-        times: float,
+        self, index: int, instances: Instances, times: float, inner: Bool[np.ndarray, " structures"], depth: int
     ) -> None:
-        full = self._codes[placed] != 0
-        if full.any():
-            placed, origins = placed[full], origins[full]
-            boxes = orientation.boxes(self._boxes[placed]) + np.tile(origins, 2)
-            self._merge(index, boxes, np.bitwise_or.reduce(self._codes[placed]))
-            if orientation.skew:
-                self._codes[index] |= 1 << self.contents.odd
-            self._counts[index] += times * self._counts[placed].sum()
+        """Add the extent of references: at most from the lowest to the highest origin, with what is largest around."""
+        children = _distinct(instances.structures, len(self._codes))
+        for child in children[~self._surveyed[children]].tolist():
+            self._survey(child, inner, depth + 1)
+        inner[children] = True
+        children = children[self._codes[children] != 0]
+        if not len(children):
+            return
+        boxes, origins = instances.orientation.boxes(self._boxes[children]), instances.origins
+        low = boxes[:, :2].min(axis=0) + origins.min(axis=0)
+        high = boxes[:, 2:].max(axis=0) + origins.max(axis=0)
+        codes = np.bitwise_or.reduce(self._codes[children])
+        self._merge(index, low, high, codes | (instances.orientation.skew << self.contents.odd))
+        self._counts[index] += times * self._counts[instances.structures].sum()
 
-    def _merge(self, index: int, boxes: Int[np.ndarray, "n 4"], codes: np.int64) -> None:
-        self._boxes[index, :2] = np.minimum(self._boxes[index, :2], boxes[:, :2].min(axis=0))
-        self._boxes[index, 2:] = np.maximum(self._boxes[index, 2:], boxes[:, 2:].max(axis=0))
+    def _merge(
+        self, index: int, low: Int[np.ndarray, " 2"], high: Int[np.ndarray, " 2"], codes: np.int64 | np.int32
+    ) -> None:
+        self._boxes[index, :2] = np.minimum(self._boxes[index, :2], low)
+        self._boxes[index, 2:] = np.maximum(self._boxes[index, 2:], high)
         self._codes[index] |= codes
 
     # What meets a window
@@ -161,8 +155,13 @@ class Hierarchy:
 
     def shapes(self, piece: Piece) -> Int[np.ndarray, "n 6"]:
         """A piece, flattened."""
-        if piece.shapes is not None:
+        if piece.structures is None:
             return _turned(piece.shapes, piece.orientation, piece.origins)
+        if len(piece.structures) == 1 and self._counts[piece.structures[0]] > SMALL:
+            view = _View(-1, None)
+            self._visit(view, int(piece.structures[0]), piece.orientation, piece.origins[0])
+            return self.flatten(view.pieces, -1)
+        self._keep(piece.structures)
         first, counts = self._first[piece.structures], self._counts[piece.structures].astype(np.int64)
         begin = np.cumsum(counts) - counts
         index = np.arange(counts.sum()) + np.repeat(first - begin, counts)
@@ -205,7 +204,10 @@ class Hierarchy:
             keep &= _meets(turn.boxes(self._boxes[placed]) + np.tile(instances.origins, 2), window)
         if not keep.any():
             return
-        placed, origins = placed[keep], orientation.points(instances.origins[keep]) + origin
+        origins = instances.origins
+        if not keep.all():
+            placed, origins = placed[keep], origins[keep]
+        origins = orientation.points(origins) + origin
         turn = turn.then(orientation)
         if turn.skew:
             remark = self.contents.text_index(
@@ -219,19 +221,20 @@ class Hierarchy:
         view.shapes -= int(self._counts[placed[small]].sum()) + len(placed)
         if view.visits < np.count_nonzero(~small) or view.shapes < 0:
             raise self.file.error("far more shapes lie in one tile than can be", self.file.offset(index))
+        if small.all():
+            view.pieces.append(Piece(turn, origins, structures=placed))
+            return
         if small.any():
-            self._keep(placed[small])
             view.pieces.append(Piece(turn, origins[small], structures=placed[small]))
         for child, at in zip(placed[~small].tolist(), origins[~small], strict=True):
-            self._visit(view, child, turn, at)
+            if view.window is not None and window is None and not self._codes[child] & ~view.wanted:
+                view.pieces.append(Piece(turn, at[None], structures=np.array([child])))  # wholly wanted, wholly inside
+            else:
+                self._visit(view, child, turn, at)
 
     def _spread(self, view: _View, index: int, lattice: Lattice, window: Int[np.ndarray, " 4"] | None) -> Instances:
         """The placements of an array; where its axes allow it, of those columns and rows only that meet the window."""
-        numbers = [np.arange(lattice.columns), np.arange(lattice.rows)]
-        offsets = [
-            np.rint(np.outer(number, reach) / len(number)).astype(np.int64)
-            for number, reach in zip(numbers, (lattice.across, lattice.up), strict=True)
-        ]
+        offsets = list(lattice.offsets())
         if window is not None and self._codes[lattice.structure]:
             box = lattice.orientation.boxes(self._boxes[lattice.structure][None])[0] + np.tile(lattice.origin, 2)
             for mine, other in ((0, lattice.up), (1, lattice.across)):
@@ -252,7 +255,7 @@ class Hierarchy:
 
     def _keep(self, structures: Int[np.ndarray, " n"]) -> None:
         """Flatten small structures into the pool, where they are not there yet."""
-        for index in np.unique(structures[self._first[structures] < 0]).tolist():
+        for index in _distinct(structures[self._first[structures] < 0], len(self._first)).tolist():
             view = _View(-1, None)
             self._visit(view, index, IDENTITY, np.zeros(2, dtype=np.int64))
             rows = self.flatten(view.pieces, -1)
@@ -261,6 +264,15 @@ class Hierarchy:
             self._first[index] = self._pooled
             self._pool[self._pooled : self._pooled + len(rows)] = rows
             self._pooled += len(rows)
+
+
+def _distinct(indices: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:
+    """The different ones of indices below ``count``, in order."""
+    if len(indices) < count // 8:
+        return np.unique(indices)
+    seen = np.zeros(count, dtype=np.bool_)
+    seen[indices] = True
+    return np.flatnonzero(seen)
 
 
 def _bits(rows: Int[np.ndarray, "n 6"]) -> Int[np.ndarray, " n"]:

@@ -144,13 +144,14 @@ def _array(
 def measure_block(array: Array, blocks: Boxes) -> Blocked:
     """How the block shapes lie on the strips: the union, along each strip, of what crosses it from side to side."""
     block, strip = array.bins.meeting(shrunk(blocks))
-    b, s = blocks[block], array.boxes[strip]
-    path, reach = array.path[strip], array.reach[strip]
+    b, s = blocks.take(block, axis=0), array.boxes.take(strip, axis=0)
+    path, reach = array.path.take(strip, axis=0), array.reach.take(strip, axis=0)
     low, high = np.maximum(b[:, 1], path[:, 0]), np.minimum(b[:, 3], path[:, 1])
     crosses = (b[:, 0] <= s[:, 0]) & (b[:, 2] >= s[:, 2])
     over = ((b[:, 3] > path[:, 1]) & (b[:, 1] < reach[:, 1])) | ((b[:, 1] < path[:, 0]) & (b[:, 3] > reach[:, 0]))
     buried = np.zeros(len(array.boxes), dtype=np.bool_)
-    buried[strip[over & array.whole[strip]]] = True
+    buried[strip[over]] = True
+    buried &= array.whole
 
     inner = crosses & (high > low)
     length = _union(strip[inner], low[inner], high[inner], len(array.boxes))
@@ -162,6 +163,9 @@ def measure_block(array: Array, blocks: Boxes) -> Blocked:
         if not complete:
             remarks.append(("the block covers a part of a strip's width", *_corners(array.boxes[[index]])[0]))
     idle = np.bincount(block, minlength=len(blocks)) == 0
+    if len(array.boxes):  # what lies beside the array does no harm
+        low_corner, high_corner = array.boxes[:, :2].min(axis=0), array.boxes[:, 2:].max(axis=0)
+        idle &= np.all(blocks[:, :2] < high_corner, axis=1) & np.all(blocks[:, 2:] > low_corner, axis=1)
     remarks += [("a block shape lies on no strip", *at) for at in _corners(blocks[idle])]
     remarks += [("the block covers a contact", *at) for at in _corners(array.boxes[buried])]
     return Blocked(length, buried, tuple(remarks))

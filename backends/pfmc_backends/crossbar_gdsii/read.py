@@ -19,8 +19,10 @@ from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
 from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
 from pfmc_backends.crossbar_gdsii.measure import Array, Blocked, Remark, Skeleton, measure_block, recover
 
+MASKS: Final = Path("masks") / "chip.gds"
 POLY, CONTACT, BLOCK, METAL1, VIA1, METAL2, LABEL1, LABEL2, ODD = range(9)
 COMPLAINT_LIMIT: Final = 20
+LIMIT: Final = (1 << 30) - 1  # of coordinates within a tile, so that those of two boxes can be added
 
 
 def read_tiles(
@@ -32,7 +34,7 @@ def read_tiles(
         ArtifactError: if the file cannot be understood.
 
     """
-    reader = TileReader(folder / "masks" / "chip.gds", technology)
+    reader = TileReader(folder / MASKS, technology)
     for tile in tiles:
         yield reader.read(tile)
         progress(1)
@@ -83,14 +85,15 @@ class TileReader:
         )
 
     def _window(self, tile: TileRecord) -> Box:
-        """The tile's strips and half a street around them."""
-        grid, cell = self._technology.grid, self._technology.cell
-        rows, columns = int(self._technology.tile.rows.value), int(self._technology.tile.columns.value)
-        half_street, half_width = grid.units(self._technology.chip.tile_spacing) // 2, grid.units(cell.strip_width) // 2
-        width = (2 * columns - 1) * grid.units(cell.strip_pitch)
-        height = (rows - 1) * grid.units(cell.row_pitch) + grid.units(cell.body_length)
-        around_x, around_y = half_width + half_street, grid.units(cell.head_length) + half_street
-        return tile.x - around_x, tile.y - around_y, tile.x + width + around_x, tile.y + height + around_y
+        """The tile's strips and half a street around them, on the chip."""
+        half_street = self._technology.grid.units(self._technology.chip.tile_spacing) // 2
+        x0, y0, x1, y1 = _extent(self._technology)
+        return (
+            tile.x + x0 - half_street,
+            tile.y + y0 - half_street,
+            tile.x + x1 + half_street,
+            tile.y + y1 + half_street,
+        )
 
     def _array(self, tile: TileRecord, window: Box) -> Array:
         """The strips of a tile; those of the tile before if all but the block is the same."""
@@ -109,6 +112,8 @@ class TileReader:
         boxes = np.clip(rows[:, 1:5], np.tile(window[:2], 2), np.tile(window[2:], 2))
         boxes = boxes.astype(np.int64) - np.array([tile.x, tile.y, tile.x, tile.y])
         solid = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+        x0, y0, x1, y1 = _extent(self._technology)
+        in_array = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
         code = rows[:, 0]
 
         def noted(kind: int) -> list[Remark]:
@@ -118,16 +123,16 @@ class TileReader:
                 for text, (x, y) in zip(rows[of_kind, 5].tolist(), boxes[of_kind, :2].tolist(), strict=True)
             ]
 
-        poly, contact, metal1, via1, metal2 = (
-            boxes[solid & (code == layer)] for layer in (POLY, CONTACT, METAL1, VIA1, METAL2)
-        )
+        poly, contact = (boxes[solid & in_array & (code == layer)] for layer in (POLY, CONTACT))
+        metal1, via1, metal2 = (boxes[solid & (code == layer)] for layer in (METAL1, VIA1, METAL2))
         return Skeleton(poly, contact, metal1, via1, metal2, noted(LABEL1), noted(LABEL2), noted(ODD))
 
     def _blocks(self, tile: TileRecord, window: Box) -> Int[np.ndarray, "n 4"]:
         """The shapes that keep silicide off, in coordinates of the tile."""
         pieces = self._hierarchy.pieces(1 << BLOCK, window)
         rows = self._hierarchy.flatten(pieces, 1 << BLOCK)
-        return np.asarray(rows[:, 1:5] - np.array([tile.x, tile.y, tile.x, tile.y]))
+        boxes = rows[:, 1:5] - np.array([tile.x, tile.y, tile.x, tile.y])
+        return np.asarray(np.clip(boxes, -LIMIT, LIMIT).astype(np.int32))
 
     def _resistance(self, array: Array, blocked: Blocked) -> Float[np.ndarray, " n"]:
         """Of each strip, ohms; infinite where its path is broken."""
@@ -171,3 +176,32 @@ class TileReader:
         if len(remarks) > COMPLAINT_LIMIT:
             lines.append(f"and {len(remarks) - COMPLAINT_LIMIT} more")
         return tuple(lines)
+
+
+def tile_shapes(
+    folder: Path, technology: Technology, tile: TileRecord, window: Box
+) -> dict[str, Int[np.ndarray, "n 4"]]:
+    """Rectangles of a tile by layer, for pictures; see :class:`pfmc.backend.Backend`.
+
+    Raises:
+        ArtifactError: if the file cannot be understood.
+    """
+    kinds = technology.layers
+    single = (kinds.poly, kinds.contact, kinds.block, kinds.marker, kinds.metal1, kinds.via1, kinds.metal2)
+    drawn = (*single, *kinds.blankets)
+    hierarchy = Hierarchy(Contents(GdsiiFile(folder / MASKS), [layer.key for layer in drawn]))
+    wanted = (1 << len(drawn)) - 1
+    x0, y0, x1, y1 = window
+    rows = hierarchy.flatten(hierarchy.pieces(wanted, (tile.x + x0, tile.y + y0, tile.x + x1, tile.y + y1)), wanted)
+    boxes = rows[:, 1:5] - np.array([tile.x, tile.y, tile.x, tile.y])
+    inside = (boxes[:, 0] <= x1) & (boxes[:, 2] >= x0) & (boxes[:, 1] <= y1) & (boxes[:, 3] >= y0)
+    return {layer.name: boxes[inside & (rows[:, 0] == code)] for code, layer in enumerate(drawn)}
+
+
+def _extent(technology: Technology) -> Box:
+    """From the first strip's corner to the last one's, in coordinates of the tile."""
+    grid, cell = technology.grid, technology.cell
+    rows, columns = int(technology.tile.rows.value), int(technology.tile.columns.value)
+    half_width, head = grid.units(cell.strip_width) // 2, grid.units(cell.head_length)
+    right = (2 * columns - 1) * grid.units(cell.strip_pitch) + half_width
+    return -half_width, -head, right, (rows - 1) * grid.units(cell.row_pitch) + grid.units(cell.body_length) + head
