@@ -44,7 +44,7 @@ class NameTable:
         found = self._values[slots]
         for other in np.flatnonzero(self._keys[slots] != keys).tolist():
             found[other] = self._indices[names[other]]
-        return found
+        return np.asarray(found)
 
 
 def _slots(keys: UInt64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
