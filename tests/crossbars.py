@@ -31,7 +31,7 @@ def small(name: str, rows: int, columns: int) -> Technology:
 
 @dataclass(frozen=True)
 class RandomProgramme:
-    """Lengths anywhere in the cell's range, the same for the same tile; what was wanted lies a little beside them."""
+    """Lengths anywhere in the cell's range, its ends among them; what was wanted lies a little beside them."""
 
     primitive: CrossbarTile
     seed: int
@@ -44,6 +44,7 @@ class RandomProgramme:
         low, high = primitive.length_min // primitive.step, primitive.length_max // primitive.step
         lengths = np.full((primitive.rows, primitive.columns, 2), primitive.length_unused, dtype=np.int32)
         lengths[: block[0], : block[1]] = rng.integers(low, high + 1, block) * primitive.step
+        lengths[0, 0] = primitive.length_min, primitive.length_max
         resistance = primitive.resistance(lengths)
         return Programmed(resistance + rng.uniform(-0.4, 0.4, resistance.shape), lengths)
 

@@ -32,8 +32,8 @@ def judged(process: str, size: int, folder: Path) -> str:
 @pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("process", ["sg13g2", "gf180mcu"])
 def test_a_chip_is_clean(process: str, size: int, tmp_path: Path) -> None:
-    """One tile of size x size weights whose lengths lie anywhere in the range; each foundry has two decks."""
-    chip = layout(small(process, size, size), [(size, size)])
+    """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
+    chip = layout(small(process, size, size), [(size, size), (size // 2, size - 3)])
     BACKEND.emit(chip, tmp_path, lambda _done: None)
     command = [sys.executable, Path(str(DECKS)) / "drc.py", process, tmp_path / "masks" / "chip.gds"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
