@@ -36,11 +36,15 @@ HIDDEN_CHARACTERS = 0.05
 
 @dataclass(frozen=True)
 class Name:
-    """A name as CLDR has it; ``group`` is the English name, the same for all translations and all dated variants."""
+    """A name as CLDR has it; ``group`` is the English name, the same for all translations and all dated variants.
+
+    ``groups`` are all the English names that it translates: Finnish Kreikka is Greece, and Greek.
+    """
 
     text: str
     language: int
     group: str
+    groups: frozenset[str]
 
 
 def without_remarks(text: str) -> str:
@@ -51,26 +55,32 @@ def without_remarks(text: str) -> str:
 def names() -> list[Name]:
     """All names that are written so in one of the languages only and fit the input, each once."""
     locales = [Locale(language) for language in LANGUAGES]
-    found: list[Name] = []
+    found: list[tuple[str, int, str]] = []
     for category in CATEGORIES:
         for key, english in sorted(getattr(locales[0], category).items()):
             for language, locale in enumerate(locales):
                 text = without_remarks(getattr(locale, category).get(key) or "")
-                found.append(Name(text, language, without_remarks(english)))
+                found.append((text, language, without_remarks(english)))
     written_in: dict[str, set[int]] = {}
-    for name in found:
-        written_in.setdefault(name.text.casefold(), set()).add(name.language)
-    unique = {name.text.casefold(): name for name in reversed(found)}
+    groups: dict[str, set[str]] = {}
+    for text, language, group in found:
+        written_in.setdefault(text.casefold(), set()).add(language)
+        groups.setdefault(text.casefold(), set()).add(group)
+    unique = {text.casefold(): (text, language, group) for text, language, group in reversed(found)}
     return [
-        name for text, name in sorted(unique.items()) if 0 < len(name.text) <= LENGTH and len(written_in[text]) == 1
+        Name(text, language, group, frozenset(groups[folded]))
+        for folded, (text, language, group) in sorted(unique.items())
+        if 0 < len(text) <= LENGTH and len(written_in[folded]) == 1
     ]
 
 
 def split(everything: list[Name], generator: np.random.Generator) -> tuple[list[Name], list[Name]]:
-    """Training part and held-out fifth; all names of one group go to the same part."""
+    """Training part and a held-out fifth of the groups, without the names that share another group with the former."""
     groups = sorted({name.group for name in everything})
     held_out = set(generator.choice(groups, size=len(groups) // 5, replace=False).tolist())
-    return [n for n in everything if n.group not in held_out], [n for n in everything if n.group in held_out]
+    training = [name for name in everything if name.group not in held_out]
+    seen = {group for name in training for group in name.groups}
+    return training, [name for name in everything if name.group in held_out and not name.groups & seen]
 
 
 def encode(part: list[Name], alphabet: str) -> tuple[np.ndarray, np.ndarray]:
