@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from pfmc_backends.crossbar_gdsii import gdsii, records
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile, Run
@@ -31,8 +31,8 @@ class Instances:
     """
 
     orientation: Orientation
-    structures: Int32[np.ndarray, " n"]
-    origins: Int32[np.ndarray, "n 2"]
+    structures: Int[np.ndarray, " n"]
+    origins: Int[np.ndarray, "n 2"]
 
 
 @dataclass(frozen=True)
@@ -206,14 +206,11 @@ class Contents:
         plain = _are_rectangles(points)
         if plain.all():
             return rows
-        cut = [self._shape(run, row, points[i]) for i, row in enumerate(rows) if not plain[i]]
+        cut = [
+            self._rows(int(codes[i]), cut_outline(points[i]), points[i], "an outline with slanted edges")
+            for i in np.flatnonzero(~plain).tolist()
+        ]
         return np.concatenate([rows[plain], *cut])
-
-    def _shape(
-        self, run: Run, row: Int32[np.ndarray, " 6"], points: Int32[np.ndarray, "n 2"]
-    ) -> Int32[np.ndarray, "n 6"]:
-        """An outline that is no plain rectangle, whose code and surroundings are in ``row``."""
-        return self._rows(int(row[0]), cut_outline(points), points, "an outline with slanted edges")
 
     def _path(self, run: Run) -> Int32[np.ndarray, "n 6"]:
         key = int(self._shorts(run, records.LAYER)[0]), int(self._shorts(run, records.DATATYPE)[0])

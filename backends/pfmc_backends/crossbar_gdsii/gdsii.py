@@ -35,6 +35,7 @@ from pfmc_backends.crossbar_gdsii.records import (
     TEXT,
     UNITS,
     XY,
+    record,
 )
 
 ELEMENTS: Final = frozenset({BOUNDARY, PATH, SREF, AREF, TEXT, NODE, BOX})
@@ -127,7 +128,7 @@ class GdsiiFile:
         return length, tag
 
     def _index(self) -> None:
-        if self._record(0) != (6, HEADER):
+        if self._map[:4] != record(HEADER, bytes(2))[:4]:
             raise self.error("not a GDSII file: it does not begin with a header", 0)
         at = 6
         while True:

@@ -17,7 +17,7 @@ Box: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1
 SMALL: Final = 256  # shapes of a structure that is flattened once and kept
 POOL_LIMIT: Final = 1 << 22  # shapes that are kept so
 DEPTH_LIMIT: Final = 100  # references within references
-VISIT_LIMIT: Final = 100_000  # larger structures opened for one window
+VISIT_LIMIT: Final = 10_000  # larger structures opened for one window
 SHAPE_LIMIT: Final = 1 << 24  # shapes and placements in one window
 NOWHERE: Final = 1 << 40  # beyond every coordinate
 
@@ -83,7 +83,7 @@ class Hierarchy:
             )
         structure = self.contents.structure(index)
         for instances in structure.instances:
-            self._extend(index, instances, 1, inner, depth)
+            self._extend(index, instances, 1.0, inner, depth)
         for lattice in structure.lattices:
             across, up = (offsets[[0, -1]] for offsets in lattice.offsets())
             corners = (across[None] + up[:, None]).reshape(-1, 2) + np.array(lattice.origin)
