@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from pfmc.errors import ArtifactError
 
-Boxes = Int[np.ndarray, "n 4"]
+Boxes = Int[np.ndarray, "_ 4"]
 Pairs = tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]
 
 BIN_LIMIT: Final = 1 << 24  # entries and candidates of one search

@@ -197,7 +197,7 @@ def _joint_length(blocks: Boxes, strip: Int[np.ndarray, " 4"], path: Int[np.ndar
         for left, right in sorted(here[:, [0, 2]].tolist()):
             if left <= reached:
                 reached = max(reached, right)
-        covered = reached >= strip[2]
+        covered = reached >= int(strip[2])
         length += high - low if covered else 0
         complete &= covered or not len(here)
     return length, complete
