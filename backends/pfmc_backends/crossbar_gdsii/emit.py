@@ -58,7 +58,7 @@ def draw(
     total = used = 0
     (folder / MASKS).parent.mkdir(parents=True, exist_ok=True)
     with (folder / MASKS).open("wb") as masks, TableWriter(folder / DEVICES, technology, frame) as table:
-        masks.write(_library_start(technology) + structures(base_cells(technology), technology))
+        masks.write(library_start(technology.grid.database_unit.si) + structures(base_cells(technology), technology))
         for placed, devices in programmed:
             masks.write(encoder.encode(placed.tile.name, devices.lengths))
             block = devices.lengths[: len(placed.tile.rows), : len(placed.tile.columns)]
@@ -168,9 +168,8 @@ def structures(cells: Sequence[gdstk.Cell], technology: Technology) -> bytes:
     return data[first : -len(records.record(records.ENDLIB))]
 
 
-def _library_start(technology: Technology) -> bytes:
-    """Everything before the first structure; a user unit is a micrometre."""
-    unit = technology.grid.database_unit.si
+def library_start(unit: float) -> bytes:
+    """Everything before the first structure; the database unit is ``unit`` metres, a user unit is a micrometre."""
     return b"".join(
         (
             records.record(records.HEADER, (600).to_bytes(2, "big")),

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 import gdstk
+import numpy as np
 
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError, UsageError
@@ -17,7 +18,9 @@ from pfmc.layout.layout import PlacedTile
 from pfmc.netlist.netlist import Tile
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.schema import Technology
-from pfmc_backends.crossbar_gdsii.emit import DEVICES, MASKS, TIMESTAMP, draw
+from pfmc_backends.crossbar_gdsii import gdsii, records
+from pfmc_backends.crossbar_gdsii.emit import DEVICES, MASKS, TIMESTAMP, draw, library_start
+from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
 from pfmc_backends.crossbar_gdsii.read import read_tiles
 from pfmc_backends.crossbar_gdsii.table import TableProgramme, TableWriter, read_frame, read_table
 
@@ -55,7 +58,7 @@ def export(
         elif format == "oasis":
             _write_oasis(source / MASKS, partial, tile)
         elif format == "devices":
-            _write_devices(source, technology, tiles, chosen, partial)
+            _write_devices(source, technology, tiles, chosen, devices or folder / DEVICES, partial)
         else:
             raise UsageError("no such format", format, f"formats: {', '.join(FORMATS)}")
         partial.replace(path)
@@ -76,32 +79,53 @@ def _draw_again(
 ) -> None:
     """The chip with its devices from a table instead of the weights."""
     frame = read_frame(folder / DEVICES)
-    table = read_table(devices, tiles, [record.name for record in chosen])
-    programme = TableProgramme(table, CrossbarTile.of(technology))
+    drawn = read_table(devices, tiles, [record.name for record in chosen], "drawn_ohm")
+    programme = TableProgramme(devices, drawn, CrossbarTile.of(technology))
     placed = [_placed(record) for record in chosen]
     programmed = ((place, programme.devices(place.tile)) for place in placed)
     draw(technology, frame, placed, programmed, work, lambda _done: None)
 
 
 def _write_gdsii(masks: Path, path: Path, tile: str | None) -> None:
-    """The masks as they are; of a tile, its structure and those that it needs, byte for byte."""
+    """The masks as they are; of a tile, its structure and those that it needs."""
     if tile is None:
         shutil.copyfile(masks, path)
         return
-    try:
-        cells = gdstk.read_rawcells(masks)
-        unit, precision = gdstk.gds_units(masks)
-    except (RuntimeError, OSError) as e:
-        raise ArtifactError(f"the masks cannot be read: {e}", str(masks)) from None
-    if tile not in cells:
-        raise ArtifactError("the masks have no structure of this name", f"{masks}: {tile}")
-    library = gdstk.Library("pfmc", unit, precision)
-    library.add(cells[tile], *cells[tile].dependencies(True))
-    library.write_gds(path, timestamp=TIMESTAMP)
+    file = GdsiiFile(masks)
+    with path.open("wb") as output:
+        output.write(library_start(file.database_unit))
+        for index in _needed(file, tile):
+            output.write(records.dated(records.BGNSTR, TIMESTAMP))
+            output.write(records.text(records.STRNAME, file.names[index].decode("latin-1")))
+            for run in file.runs(index):
+                output.write(file.bytes(run.at, run.count * run.size))
+            output.write(records.record(records.ENDSTR))
+        output.write(records.record(records.ENDLIB))
+
+
+def _needed(file: GdsiiFile, top: str) -> list[int]:
+    """The structures that one is made of, itself included, in the file's order."""
+    found: set[int] = set()
+    waiting = {top.encode()}
+    while waiting:
+        name = waiting.pop()
+        if name not in file.indices:
+            raise ArtifactError("the masks have no structure of this name", f"{file.path}: {gdsii.text(name)}")
+        index = file.indices[name]
+        if index in found:
+            continue
+        found.add(index)
+        for run in file.runs(index):
+            if run.tag in (records.SREF, records.AREF):
+                if records.SNAME not in run.fields:
+                    raise file.error("a reference without a name", run.at)
+                offset, length = run.fields[records.SNAME]
+                waiting.update(np.unique(file.column(f"S{length}", run, offset)).tolist())
+    return sorted(found)
 
 
 def _write_oasis(masks: Path, path: Path, tile: str | None) -> None:
-    """The masks through gdstk, which holds them in memory: about 300 bytes per device."""
+    """The masks through gdstk, which holds them in memory: about 200 bytes per device."""
     source = masks
     if tile is not None:
         source = path.with_name("tile.gds")
@@ -113,14 +137,19 @@ def _write_oasis(masks: Path, path: Path, tile: str | None) -> None:
 
 
 def _write_devices(
-    source: Path, technology: Technology, tiles: Sequence[TileRecord], chosen: Sequence[TileRecord], path: Path
+    source: Path,
+    technology: Technology,
+    tiles: Sequence[TileRecord],
+    chosen: Sequence[TileRecord],
+    devices: Path,
+    path: Path,
 ) -> None:
-    """The table with the resistances that the masks have, beside those that were wanted."""
+    """The table with the resistances that the masks below ``source`` have, beside those wanted as ``devices`` says."""
     if path.suffix not in {".csv", ".parquet"}:
         raise UsageError("a table is .csv or .parquet", f"the file name's end {path.suffix!r}", "name it so")
     frame = read_frame(source / DEVICES)
-    table = read_table(source / DEVICES, tiles, [record.name for record in chosen])
+    wanted = read_table(devices, tiles, [record.name for record in chosen], "wanted_ohm")
     built = read_tiles(source, technology, chosen, lambda _done: None)
     with TableWriter(path, technology, frame) as writer:
         for record, tile in zip(chosen, built, strict=True):
-            writer.add(_placed(record), table.wanted[record.name], tile.resistance)
+            writer.add(_placed(record), wanted[record.name], tile.resistance)

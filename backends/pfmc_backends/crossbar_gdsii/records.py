@@ -57,8 +57,8 @@ def record(tag: int, data: bytes = b"") -> bytes:
 
 
 def text(tag: int, value: str) -> bytes:
-    """A record that holds ASCII text, padded to an even length as the format wants it."""
-    data = value.encode("ascii")
+    """A record that holds text, padded to an even length as the format wants it."""
+    data = value.encode("latin-1")
     return record(tag, data + b"\0" * (len(data) % 2))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,6 @@ SCHEMA: Final = pa.schema(
         "drawn_ohm": pa.float64(),
     }
 )
-READ: Final = ["tile", "row", "column", "polarity", "wanted_ohm", "drawn_ohm"]  # what says how to draw it again
 ROW_GROUP: Final = 1 << 19  # devices, about
 BATCH: Final = 1 << 17  # rows
 POLARITIES: Final = ("+", "-")
@@ -126,37 +125,29 @@ class TableWriter:
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceTable:
-    """A table that has been read: every device of some tiles' blocks, in ohms."""
-
-    path: Path
-    wanted: dict[str, Float[np.ndarray, "rows columns 2"]]
-    drawn: dict[str, Float[np.ndarray, "rows columns 2"]]
-
-
-@dataclass(frozen=True, eq=False)
 class TableProgramme:
     """Devices that have the drawn resistances of a table: the way to draw a chip again, or one that was edited."""
 
-    table: DeviceTable
+    path: Path
+    drawn: Mapping[str, Float[np.ndarray, "rows columns 2"]]
     primitive: CrossbarTile
 
     def devices(self, tile: Tile) -> Programmed:
-        """See :class:`pfmc.layout.layout.Programme`.
+        """See :class:`pfmc.layout.layout.Programme`; what is wanted is what the table says was drawn.
 
         Raises:
             ArtifactError: if a resistance is outside what a strip can have.
         """
-        primitive, drawn = self.primitive, self.table.drawn[tile.name]
+        primitive, drawn = self.primitive, self.drawn[tile.name]
         shape = primitive.rows, primitive.columns, 2
         lengths = np.full(shape, primitive.length_unused, dtype=np.int32)
         wanted = np.full(shape, primitive.resistance(np.array(primitive.length_unused)))
         rows, columns, _ = drawn.shape
-        wanted[:rows, :columns] = self.table.wanted[tile.name]
+        wanted[:rows, :columns] = drawn
         try:
             lengths[:rows, :columns] = primitive.nearest_lengths(drawn)
         except ValueError as e:
-            raise ArtifactError(str(e), f"{self.table.path}: tile {tile.name}", "see its column drawn_ohm") from None
+            raise ArtifactError(str(e), f"{self.path}: tile {tile.name}", "see its column drawn_ohm") from None
         return Programmed(wanted, lengths)
 
 
@@ -175,35 +166,38 @@ def read_frame(path: Path) -> Frame:
         ) from None
 
 
-def read_table(path: Path, tiles: Sequence[TileRecord], needed: Sequence[str]) -> DeviceTable:
-    """Read a table whose rows are devices of ``tiles``, none twice, in any order.
+def read_table(
+    path: Path, tiles: Sequence[TileRecord], needed: Sequence[str], column: str
+) -> dict[str, Float[np.ndarray, "rows columns 2"]]:
+    """One resistance of each device from a table whose rows are devices of ``tiles``, none twice, in any order.
 
     Args:
         needed: names of the tiles whose devices must all be there.
+        column: "wanted_ohm" or "drawn_ohm".
 
     Raises:
         ArtifactError: naming what is wrong with the table.
     """
     places = _Places.of(tiles)
-    wanted, drawn = np.full(places.devices, np.nan), np.full(places.devices, np.nan)
+    found = np.full(places.devices, np.nan)
+    rows = 0
     try:
-        for batch in _batches(path):
-            if any(column.is_null(nan_is_null=True).true_count for column in batch.columns):
+        for batch in _batches(path, column):
+            if any(values.is_null(nan_is_null=True).true_count for values in batch.columns):
                 raise ValueError("a value is missing")
-            at = places.index(batch)
-            values = batch["drawn_ohm"].to_numpy()
-            if not np.isnan(drawn[at]).all() or len(np.unique(at)) < len(at):
-                raise ValueError("a device is given twice")
-            drawn[at], wanted[at] = values, batch["wanted_ohm"].to_numpy()
+            found[places.index(batch)] = batch[column].to_numpy()
+            rows += len(batch)
+        if np.count_nonzero(~np.isnan(found)) < rows:
+            raise ValueError("a device is given twice")
     except (OSError, pa.ArrowException, ValueError) as e:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise ArtifactError(f"the table of devices cannot be read: {why}", str(path)) from None
-    table = DeviceTable(path, places.split(wanted), places.split(drawn))
+    by_tile = places.split(found)
     for name in needed:
-        missing = int(np.isnan(table.drawn[name]).sum())
+        missing = int(np.isnan(by_tile[name]).sum())
         if missing:
             raise ArtifactError(f"{missing} of the tile's devices are missing in the table", f"{path}: tile {name}")
-    return table
+    return by_tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,19 +243,18 @@ def _lookup(words: pa.Array, known: Sequence[str]) -> Int[np.ndarray, " n"]:
     return np.asarray(places[encoded.indices.to_numpy()])
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The table's columns that matter, part by part, as plain types."""
-    types = {name: getattr(SCHEMA.field(name).type, "value_type", pa.int64()) for name in READ}
-    types |= {"wanted_ohm": pa.float64(), "drawn_ohm": pa.float64()}
-    schema = pa.schema(types)
+def _batches(path: Path, column: str) -> Iterator[pa.RecordBatch]:
+    """What says which device a row is, and the column asked for, part by part."""
+    words, numbers = ("tile", "polarity"), ("row", "column")
+    types = dict.fromkeys(words, pa.string()) | dict.fromkeys(numbers, pa.int64()) | {column: pa.float64()}
     if path.suffix.lower() == ".csv":
-        options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=READ)
+        options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
         batches: Any = pyarrow.csv.open_csv(path, convert_options=options)
     else:
         file = pq.ParquetFile(path)
-        absent = [name for name in READ if name not in file.schema_arrow.names]
+        absent = [name for name in types if name not in file.schema_arrow.names]
         if absent:
             raise ValueError(f"it has no column {absent[0]}")
-        batches = file.iter_batches(batch_size=BATCH, columns=READ)
+        batches = file.iter_batches(batch_size=BATCH, columns=list(types))
     for batch in batches:
-        yield batch.select(READ).cast(schema)
+        yield batch.select(list(types)).cast(pa.schema(types))
