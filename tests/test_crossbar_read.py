@@ -474,6 +474,13 @@ def test_a_file_in_another_unit_is_refused(sg13g2: Technology, tmp_path: Path) -
         read(library, tmp_path, sg13g2)
 
 
+@pytest.mark.parametrize("change", [{"row_stop": 10**9}, {"column_stop": 0}, {"x": 1 << 62}])
+def test_a_tile_that_cannot_be_is_refused(change: dict[str, int], sg13g2: Technology, tmp_path: Path) -> None:
+    """The table of tiles may have been edited too."""
+    with pytest.raises(ArtifactError, match="tile t00000"):
+        read(draw(sg13g2, np.full((ROWS, COLUMNS, 2), 4000)), tmp_path, sg13g2, record().model_copy(update=change))
+
+
 def test_a_missing_file_is_refused(sg13g2: Technology, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"chip\.gds"):
         next(read_tiles(tmp_path, sg13g2, [record()], lambda _done: None))

@@ -91,8 +91,7 @@ class Hierarchy:
             times = lattice.columns * lattice.rows / 4
             self._extend(index, Instances(lattice.orientation, placed, corners), times, inner, depth)
         if len(structure.shapes):
-            low, high = structure.shapes[:, 1:3].min(axis=0), structure.shapes[:, 3:5].max(axis=0)
-            self._merge(index, low, high)
+            self._merge(index, structure.shapes[:, 1:3], structure.shapes[:, 3:5])
             self._codes[index] |= np.bitwise_or.reduce(_bits(structure.shapes))
             self._counts[index] += len(structure.shapes)
         if self._codes[index] and np.abs(self._boxes[index]).max() >= 1 << 31:
@@ -103,28 +102,29 @@ class Hierarchy:
         self, index: int, instances: Instances, times: float, inner: Bool[np.ndarray, " structures"], depth: int
     ) -> None:
         """Add the extent of references, after those of the structures that they place."""
-        placed, orientation = instances.structures, instances.orientation
+        placed, origins, orientation = instances.structures, instances.origins, instances.orientation
         children = _distinct(placed, len(self._codes))
         for child in children[~self._surveyed[children]].tolist():
             self._survey(child, inner, depth + 1)
         inner[children] = True
-        large = self._counts[placed] > SMALL
+        counts = self._counts[placed]
+        self._counts[index] += times * counts.sum()
+        codes = np.bitwise_or.reduce(self._codes[children])
+        self._codes[index] |= codes | (1 << self.contents.odd if orientation.skew and codes else 0)
+        large = counts > SMALL
         if large.any():
-            exact, origins = orientation.boxes(self._boxes[placed[large]]), instances.origins[large]
-            self._merge(index, (exact[:, :2] + origins).min(axis=0), (exact[:, 2:] + origins).max(axis=0))
+            exact = orientation.boxes(self._boxes[placed[large]])
+            self._merge(index, exact[:, :2] + origins[large], exact[:, 2:] + origins[large])
+            origins = origins[~large]
         children = children[(self._codes[children] != 0) & (self._counts[children] <= SMALL)]
         if len(children):  # for the many small ones the extent of all of them, wherever one is, will do
-            boxes, origins = orientation.boxes(self._boxes[children]), instances.origins[~large]
-            self._merge(
-                index, boxes[:, :2].min(axis=0) + origins.min(axis=0), boxes[:, 2:].max(axis=0) + origins.max(axis=0)
-            )
-        codes = np.bitwise_or.reduce(self._codes[placed])
-        self._codes[index] |= codes | (1 << self.contents.odd if orientation.skew and codes else 0)
-        self._counts[index] += times * self._counts[placed].sum()
+            boxes, (x, y) = orientation.boxes(self._boxes[children]), origins.T
+            low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+            self._merge(index, boxes[:, :2] + low, boxes[:, 2:] + high)
 
-    def _merge(self, index: int, low: Int[np.ndarray, " 2"], high: Int[np.ndarray, " 2"]) -> None:
-        self._boxes[index, :2] = np.minimum(self._boxes[index, :2], low)
-        self._boxes[index, 2:] = np.maximum(self._boxes[index, 2:], high)
+    def _merge(self, index: int, low: Int[np.ndarray, "n 2"], high: Int[np.ndarray, "n 2"]) -> None:
+        self._boxes[index, :2] = np.minimum(self._boxes[index, :2], low.min(axis=0))
+        self._boxes[index, 2:] = np.maximum(self._boxes[index, 2:], high.max(axis=0))
 
     # What meets a window
 

@@ -162,11 +162,11 @@ def measure_block(array: Array, blocks: Boxes) -> Blocked:
         length[index], complete = _joint_length(on_it, array.boxes[index], array.path[index])
         if not complete:
             remarks.append(("the block covers a part of a strip's width", *_corners(array.boxes[[index]])[0]))
-    idle = np.bincount(block, minlength=len(blocks)) == 0
-    if len(array.boxes):  # what lies beside the array does no harm
+    idle = blocks[np.bincount(block, minlength=len(blocks)) == 0]
+    if len(idle) and len(array.boxes):  # what lies beside the array does no harm
         low_corner, high_corner = array.boxes[:, :2].min(axis=0), array.boxes[:, 2:].max(axis=0)
-        idle &= np.all(blocks[:, :2] < high_corner, axis=1) & np.all(blocks[:, 2:] > low_corner, axis=1)
-    remarks += [("a block shape lies on no strip", *at) for at in _corners(blocks[idle])]
+        idle = idle[np.all(idle[:, :2] < high_corner, axis=1) & np.all(idle[:, 2:] > low_corner, axis=1)]
+    remarks += [("a block shape lies on no strip", *at) for at in _corners(idle)]
     remarks += [("the block covers a contact", *at) for at in _corners(array.boxes[buried])]
     return Blocked(length, buried, tuple(remarks))
 

@@ -22,6 +22,7 @@ from pfmc_backends.crossbar_gdsii.measure import Array, Blocked, Remark, Skeleto
 MASKS: Final = Path("masks") / "chip.gds"
 POLY, CONTACT, BLOCK, METAL1, VIA1, METAL2, LABEL1, LABEL2, ODD = range(9)
 COMPLAINT_LIMIT: Final = 20
+FAR: Final = 1 << 40  # database units: beyond what a GDSII file can describe
 LIMIT: Final = (1 << 30) - 1  # of coordinates within a tile, so that those of two boxes can be added
 
 
@@ -65,11 +66,16 @@ class TileReader:
 
     def read(self, tile: TileRecord) -> TileAsBuilt:
         """The devices of a tile's block."""
+        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        size = self._technology.tile
+        if not (0 < rows <= size.rows.value and 0 < columns <= size.columns.value and abs(tile.x) + abs(tile.y) < FAR):
+            raise ArtifactError(
+                f"a block of {rows} x {columns} at {tile.x},{tile.y} does not fit", f"tile {tile.name}", "compile again"
+            )
         window = self._window(tile)
         array = self._array(tile, window)
         blocked = measure_block(array, self._blocks(tile, window))
         resistance = self._resistance(array, blocked)
-        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
         used = (array.rows < rows) & (array.columns < 2 * columns) & np.isfinite(resistance)
         place = array.rows[used] * 2 * columns + array.columns[used]
         devices = np.bincount(place, minlength=2 * rows * columns)
