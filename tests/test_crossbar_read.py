@@ -382,6 +382,30 @@ def test_a_label_that_names_nothing_is_data(text: str, sg13g2: Technology, tmp_p
     assert built.complaints and not any("\n" in line for line in built.complaints)
 
 
+def test_what_belongs_to_another_tile_stays_there(sg13g2: Technology, tmp_path: Path) -> None:
+    """A label far away, in the same small structure, must not be taken for one at the window's edge."""
+    library = draw(sg13g2, np.full((ROWS, COLUMNS, 2), 4000))
+    text = sg13g2.layers.metal1_text
+    far = nm(sg13g2.cell.row_wire_offset)
+    library["anything"].add(gdstk.Label("row2", (-500_000, far), layer=text.number, texttype=text.datatype))
+    library["anything"].add(gdstk.rectangle((-600_000, far), (0, far + 200), *sg13g2.layers.metal1.key))
+    built = read(library, tmp_path, sg13g2)
+    assert (built.found, built.complaints) == (12, ())
+
+
+def test_many_partial_blocks_are_counted_on_every_strip(sg13g2: Technology, tmp_path: Path) -> None:
+    """On each strip two halves that cover 400 together, beside what was there."""
+    library = draw(sg13g2, np.full((ROWS, COLUMNS, 2), 4000))
+    for row in range(ROWS):
+        for strip in range(2 * COLUMNS):
+            x, y = strip * nm(sg13g2.cell.strip_pitch), row * nm(sg13g2.cell.row_pitch)
+            for x0, x1 in ((-300, 10), (10, 300)):
+                library["anything"].add(box(sg13g2.layers.block, x + x0, y + 2000, x + x1, y + 2400))
+    built = read(library, tmp_path, sg13g2)
+    np.testing.assert_allclose(built.resistance, CrossbarTile.of(sg13g2).resistance(np.full((ROWS, COLUMNS, 2), 4400)))
+    assert built.complaints == ()
+
+
 # Other tools and other hierarchies
 
 

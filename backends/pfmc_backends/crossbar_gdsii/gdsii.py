@@ -43,7 +43,9 @@ PAYLOAD: Final = frozenset({SNAME, XY, LAYER, DATATYPE})  # what may differ betw
 
 BGNEXTN: Final = 0x3003  # of paths: the emitter draws none
 ENDEXTN: Final = 0x3103
-LONG_RUN: Final = 1024  # elements
+LAYOUT_LIMIT: Final = 1024  # layouts of elements that are remembered
+SHORT_RUN: Final = 8  # elements that are compared one by one
+LONG_RUN: Final = 1024  # elements of a run that is remembered
 RUN_LIMIT: Final = 65536  # elements decoded at once
 RESIDENT_LIMIT: Final = 64 << 20  # bytes of the file looked at before the system may take them back
 
@@ -64,6 +66,15 @@ class Run:
     fields: dict[int, tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Of an element: its size, its fields as in :class:`Run`, and all bytes but the payload, with where they stand."""
+
+    size: int
+    fields: dict[int, tuple[int, int]]
+    fixed: tuple[tuple[int, int, bytes], ...]
+
+
 class GdsiiFile:
     """A GDSII file.
 
@@ -82,6 +93,7 @@ class GdsiiFile:
         self.names: list[bytes] = []
         self.indices: dict[bytes, int] = {}
         self._bodies: list[int] = []  # the byte at which each structure's elements begin
+        self._layouts: dict[bytes, _Layout] = {}  # the last one seen, by the first bytes of its elements
         self._long_runs: dict[int, int] = {}  # by their first byte, so that they need not be found again
         self._looked_at = 0
         try:
@@ -170,13 +182,33 @@ class GdsiiFile:
             if tag not in ELEMENTS:  # of no meaning to the geometry
                 at += length
                 continue
-            size, fields = self._element(at)
-            count = self._count_alike(at, size, fields) if tag in (SREF, BOUNDARY) else 1
+            layout = self._layout(at)
+            count = self._count_alike(at, layout) if tag in (SREF, BOUNDARY) else 1
             if count >= LONG_RUN:
                 self._long_runs[at] = count
-            yield Run(tag, at, count, size, fields)
-            at += count * size
-            self._release(count * size)
+            yield Run(tag, at, count, layout.size, layout.fields)
+            at += count * layout.size
+            self._release(count * layout.size)
+
+    def _layout(self, at: int) -> _Layout:
+        """The layout of the element at a byte: one seen before if it fits."""
+        key = self._map[at : at + 8]
+        known = self._layouts.get(key)
+        if known is not None and self._fits(known, at):
+            return known
+        size, fields = self._element(at)
+        fixed, begin = [], 0
+        for offset, length in [*sorted(place for tag, place in fields.items() if tag in PAYLOAD), (size, 0)]:
+            fixed.append((begin, offset, self._map[at + begin : at + offset]))
+            begin = offset + length
+        if len(self._layouts) >= LAYOUT_LIMIT:
+            self._layouts.clear()
+        layout = self._layouts[key] = _Layout(size, fields, tuple(fixed))
+        return layout
+
+    def _fits(self, layout: _Layout, at: int) -> bool:
+        """Whether the element at a byte has a layout."""
+        return all(self._map[at + begin : at + end] == data for begin, end, data in layout.fixed)
 
     def _element(self, begin: int) -> tuple[int, dict[int, tuple[int, int]]]:
         """Size of the element at a byte, and its fields."""
@@ -191,20 +223,18 @@ class GdsiiFile:
             fields.setdefault(tag, (at + 4 - begin, length - 4))
             at += length
 
-    def _count_alike(self, at: int, size: int, fields: dict[int, tuple[int, int]]) -> int:
+    def _count_alike(self, at: int, layout: _Layout) -> int:
         """How many elements follow each other, this one included, that differ in their payload only."""
         if at in self._long_runs:
             return self._long_runs[at]
+        size = layout.size
         limit = min((len(self._map) - at) // size, RUN_LIMIT)
-        fixed, begin = [], 0
-        for offset, length in sorted(place for tag, place in fields.items() if tag in PAYLOAD):
-            fixed.append((begin, offset))
-            begin = offset + length
-        fixed.append((begin, size))
-        if limit < 2 or any(self._map[at + a : at + b] != self._map[at + size + a : at + size + b] for a, b in fixed):
-            return 1
-        words = [word for a, b in fixed for word in _words(a, b)]
-        count, step = 2, 16
+        count, step = 1, 16
+        while count < min(limit, SHORT_RUN) and self._fits(layout, at + count * size):
+            count += 1
+        if count < SHORT_RUN:
+            return count
+        words = [word for begin, end, _ in layout.fixed for word in _words(begin, end)]
         while count < limit:
             step = min(step, limit - count)
             alike = np.ones(step, dtype=np.bool_)

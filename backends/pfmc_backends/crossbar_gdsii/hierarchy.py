@@ -183,7 +183,7 @@ class Hierarchy:
         if len(structure.shapes):
             keep = _bits(structure.shapes) & view.wanted != 0
             if window is not None:
-                keep &= _meets(structure.shapes[:, 1:5], window)
+                keep &= meets(structure.shapes[:, 1:5], window)
             if keep.any():
                 view.pieces.append(Piece(orientation, origin[None], shapes=structure.shapes[keep]))
         for lattice in structure.lattices:
@@ -204,7 +204,7 @@ class Hierarchy:
         placed, turn = instances.structures, instances.orientation
         keep = self._codes[placed] & (-1 if turn.skew else view.wanted) != 0
         if window is not None:
-            keep &= _meets(turn.boxes(self._boxes[placed]) + np.tile(instances.origins, 2), window)
+            keep &= meets(turn.boxes(self._boxes[placed]) + np.tile(instances.origins, 2), window)
         if not keep.any():
             return
         origins = instances.origins
@@ -283,7 +283,7 @@ def _bits(rows: Int[np.ndarray, "n 6"]) -> Int[np.ndarray, " n"]:
     return np.asarray(np.left_shift(1, rows[:, 0], dtype=np.int32))
 
 
-def _meets(boxes: Int[np.ndarray, "n 4"], window: Int[np.ndarray, " 4"]) -> Bool[np.ndarray, " n"]:
+def meets(boxes: Int[np.ndarray, "n 4"], window: Int[np.ndarray, " 4"]) -> Bool[np.ndarray, " n"]:
     """Which boxes touch a window."""
     x, y = (
         (boxes[:, 0] <= window[2]) & (boxes[:, 2] >= window[0]),

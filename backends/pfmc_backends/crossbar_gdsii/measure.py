@@ -19,7 +19,7 @@ from pfmc_backends.crossbar_gdsii.geometry import Bins, Boxes, components, insid
 
 Remark: TypeAlias = tuple[str, int, int]  # what does not belong, and where: x, y
 
-JOINT_LIMIT: Final = 256  # shapes on one strip that cross it only together
+JOINT_LIMIT: Final = 256  # shapes on one strip whose cover of it is found together
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +156,16 @@ def measure_block(array: Array, blocks: Boxes) -> Blocked:
     inner = crosses & (high > low)
     length = _union(strip[inner], low[inner], high[inner], len(array.boxes))
     remarks: list[Remark] = []
-    partial = ~crosses & (high > low)
-    for index in np.unique(strip[partial]).tolist():
-        on_it = b[(strip == index) & (high > low)] if len(remarks) < JOINT_LIMIT else b[:0]
-        length[index], complete = _joint_length(on_it, array.boxes[index], array.path[index])
+    partial = np.zeros(len(array.boxes), dtype=np.bool_)
+    partial[strip[~crosses & (high > low)]] = True
+    pieces = np.flatnonzero(partial[strip] & (high > low))
+    pieces = pieces[np.argsort(strip[pieces], kind="stable")]
+    starts = np.flatnonzero(np.diff(strip[pieces], prepend=-1))
+    for on_one in np.split(pieces, starts[1:]) if len(pieces) else ():
+        index = int(strip[on_one[0]])
+        complete = False
+        if len(on_one) <= JOINT_LIMIT:
+            length[index], complete = _joint_length(b[on_one], array.boxes[index], array.path[index])
         if not complete:
             remarks.append(("the block covers a part of a strip's width", *_corners(array.boxes[[index]])[0]))
     idle = blocks[np.bincount(block, minlength=len(blocks)) == 0]
@@ -187,8 +193,6 @@ def _union(
 
 def _joint_length(blocks: Boxes, strip: Int[np.ndarray, " 4"], path: Int[np.ndarray, " 2"]) -> tuple[int, bool]:
     """Length along which shapes together cover the whole width, and whether nowhere only a part of it."""
-    if not 0 < len(blocks) <= JOINT_LIMIT:
-        return 0, False
     levels = np.unique(np.clip(blocks[:, [1, 3]], path[0], path[1])).tolist()
     length, complete = 0, True
     for low, high in pairwise(levels):

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt64
 
+FEW: Final = 16  # names that are looked up one by one
 SLOT_BITS: Final = 17
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Knuth's multiplicative hashing
 
@@ -37,7 +38,7 @@ class NameTable:
             KeyError: with the first name that is not there.
 
         """
-        if names.dtype.itemsize > 8:
+        if names.dtype.itemsize > 8 or len(names) < FEW:
             return np.array([self._indices[name] for name in names.tolist()], dtype=np.int32)
         keys = names.astype("S8").view(np.uint64)
         slots = _slots(keys)

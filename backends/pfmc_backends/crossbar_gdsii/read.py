@@ -16,7 +16,7 @@ from pfmc.physics.resistor import strip_resistance
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
-from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
+from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy, meets
 from pfmc_backends.crossbar_gdsii.measure import Array, Blocked, Remark, Skeleton, measure_block, recover
 
 MASKS: Final = Path("masks") / "chip.gds"
@@ -115,6 +115,7 @@ class TileReader:
 
     def _skeleton(self, rows: Int[np.ndarray, "n 6"], tile: TileRecord, window: Box) -> Skeleton:
         """Shapes sorted by layer and cut off at the window, in coordinates of the tile."""
+        rows = rows[meets(rows[:, 1:5], np.array(window))]
         boxes = np.clip(rows[:, 1:5], np.tile(window[:2], 2), np.tile(window[2:], 2))
         boxes = boxes.astype(np.int64) - np.array([tile.x, tile.y, tile.x, tile.y])
         solid = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
@@ -200,8 +201,8 @@ def tile_shapes(
     x0, y0, x1, y1 = window
     rows = hierarchy.flatten(hierarchy.pieces(wanted, (tile.x + x0, tile.y + y0, tile.x + x1, tile.y + y1)), wanted)
     boxes = rows[:, 1:5] - np.array([tile.x, tile.y, tile.x, tile.y])
-    inside = (boxes[:, 0] <= x1) & (boxes[:, 2] >= x0) & (boxes[:, 1] <= y1) & (boxes[:, 3] >= y0)
-    return {layer.name: boxes[inside & (rows[:, 0] == code)] for code, layer in enumerate(drawn)}
+    near = meets(boxes, np.array(window))
+    return {layer.name: boxes[near & (rows[:, 0] == code)] for code, layer in enumerate(drawn)}
 
 
 def _extent(technology: Technology) -> Box:
