@@ -1,0 +1,117 @@
+"""How many parameters a model has, and how many multiply-accumulates it does per sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import onnx
+from onnx import helper
+
+from pfmc.data import Dataset
+from pfmc.frontend.activations import record
+from pfmc.frontend.checks import graphs_of, read_proto, tensors_of
+from pfmc.frontend.importer import ImportedModel
+
+TRAINED_TYPES: Final = frozenset(
+    {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.INT8,
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.INT4,
+        onnx.TensorProto.UINT4,
+    }
+)
+
+Sizes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sizes of a model.
+
+    Attributes:
+        parameters: numbers in all floating-point and 4- or 8-bit tensors of the original model with more than one
+            element: initialisers and constants, in subgraphs too.
+        macs_by_node: multiply-accumulates per sample of every node that multiplies matrices, at the top level of the
+            folded model, from the shapes that occur when the first sample runs.
+    """
+
+    parameters: int
+    macs_by_node: dict[str, int]
+
+    @property
+    def macs(self) -> int:
+        """All of them."""
+        return sum(self.macs_by_node.values())
+
+
+def count(imported: ImportedModel, dataset: Dataset) -> Counts:
+    """Count, running the model once.
+
+    Raises:
+        DataError: if the model cannot run on these inputs.
+    """
+    path = imported.files[0]
+    tensors = [t for graph in graphs_of(read_proto(path).graph, path) for t in tensors_of(graph)]
+    sizes = [math.prod(tensor.dims) for tensor in tensors if tensor.data_type in TRAINED_TYPES]
+    model = onnx.load(imported.folded, load_external_data=False)
+    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    busy = [node for node in model.graph.node if node.domain in ("", "ai.onnx") and node.op_type in _MACS]
+    values = dict.fromkeys(
+        name for node in busy for name in (*node.input, *node.output) if name and name not in constants
+    )
+    fixed = next((spec.shape[0] for spec in imported.inputs if spec.shape and spec.shape[0]), 1)
+    shapes: dict[str, tuple[int, ...]] = dict(constants)
+    for found in record(imported, dataset.take(fixed), list(values), fixed):
+        shapes.update((name, value.shape) for name, value in found.items())
+    macs = {node.name: _MACS[node.op_type](node, shapes) // fixed for node in busy}
+    return Counts(sum(size for size in sizes if size > 1), macs)
+
+
+def _product(node: onnx.NodeProto, shapes: Sizes) -> int:
+    """MatMul and Gemm: every output is a sum over the last axis of the first operand."""
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else -1]
+
+
+def _convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
+    return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+
+
+def _transposed_convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
+    return math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+
+
+def _recurrent(node: onnx.NodeProto, shapes: Sizes) -> int:
+    """Input and recurrent matrices of all gates and directions, once per step and sequence."""
+    steps = math.prod(shapes[node.input[0]][:2])
+    return steps * (math.prod(shapes[node.input[1]]) + math.prod(shapes[node.input[2]]))
+
+
+def _einsum(node: onnx.NodeProto, shapes: Sizes) -> int:
+    """The product of all extents, as if nothing were summed early; an ellipsis is not counted."""
+    equation = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "equation").decode()
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    extents: dict[str, int] = {}
+    for term, name in zip(terms, node.input, strict=True):
+        if "..." not in term:
+            extents.update(zip(term, shapes[name], strict=True))
+    return math.prod(extents.values())
+
+
+_MACS: Final = {
+    "MatMul": _product,
+    "Gemm": _product,
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Einsum": _einsum,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}

@@ -1,0 +1,238 @@
+"""ONNX nodes as operations of the Graph: what can be mapped, what scales or shifts, and what stays on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from jaxtyping import Float
+from onnx import helper
+
+from pfmc.frontend.constants import Constants
+from pfmc.ir.graph import Affine, Conv, Gemm, HostNode, MatMul, Node
+from pfmc.ir.windows import Windows
+
+Shapes = Mapping[str, tuple[int | None, ...]]
+
+MAPPED_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
+# Other operators that multiply by a trained constant: which of their inputs would be the weights.
+UNMAPPED_WEIGHTS: Final = {
+    "ConvTranspose": (1,),
+    "Einsum": (0, 1),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+    "QLinearMatMul": (3,),
+    "QLinearConv": (3,),
+    "MatMulInteger": (1,),
+    "ConvInteger": (1,),
+    "DeformConv": (1,),
+}
+
+
+class _Kept(Exception):  # noqa: N818  not an error: the reason why a node stays on the host
+    """A node with constant weights that is not mapped, and why."""
+
+
+def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node:
+    """The operation that a node is."""
+    reason = ""
+    if node.domain in ("", "ai.onnx"):
+        try:
+            found = _typed(node, constants, shapes)
+        except _Kept as kept:
+            found, reason = None, str(kept)
+        if found is not None:
+            return found
+    kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    read = dict.fromkeys(name for name in (*node.input, *_captured(node)) if name and name not in constants)
+    return HostNode(node.name, kind, tuple(read), tuple(node.output), reason)
+
+
+def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node | None:
+    """A typed operation, or None for an ordinary host node.
+
+    Raises:
+        _Kept: for one that multiplies by a trained constant but is not mapped.
+    """
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "MatMul":
+        return _matmul(node, constants)
+    if node.op_type == "Gemm":
+        return _gemm(node, attributes, constants)
+    if node.op_type == "Conv":
+        return _conv(node, attributes, constants, shapes)
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+        return _elementwise(node, constants, shapes)
+    if node.op_type == "BatchNormalization":
+        return _batch_normalization(node, attributes, constants)
+    weights = UNMAPPED_WEIGHTS.get(node.op_type, ())
+    if any(i < len(node.input) and node.input[i] in constants for i in weights):
+        raise _Kept(f"{node.op_type} is not mapped yet")
+    return None
+
+
+def _weight_is_constant(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Whether exactly the second operand is a constant that can be mapped.
+
+    Raises:
+        _Kept: if a constant stands elsewhere, or is of a type that is not mapped.
+    """
+    if node.input[0] in constants:
+        if node.input[1] not in constants:
+            raise _Kept("the constant is the left operand")
+        return False
+    if node.input[1] not in constants:
+        return False
+    if constants.dtype(node.input[1]) not in MAPPED_DTYPES:
+        raise _Kept(f"weights of type {constants.dtype(node.input[1])} are not mapped")
+    if 0 in constants.shape(node.input[1]):
+        raise _Kept("the weight has no elements")
+    return True
+
+
+def _matmul(node: onnx.NodeProto, constants: Constants) -> Node | None:
+    if not _weight_is_constant(node, constants):
+        return None
+    if len(constants.shape(node.input[1])) != 2:
+        raise _Kept(f"the weight has {len(constants.shape(node.input[1]))} axes, not 2")
+    weight = constants.weight(node.input[1])
+    return MatMul(node.name, node.input[0], node.output[0], weight, None, (node.name,))
+
+
+def _gemm(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants) -> Node | None:
+    if not _weight_is_constant(node, constants):
+        return None
+    if attributes.get("transA", 0):
+        raise _Kept("its input is transposed")
+    transposed = bool(attributes.get("transB", 0))
+    columns = constants.shape(node.input[1])[0 if transposed else 1]
+    bias = None
+    if len(node.input) > 2 and node.input[2]:
+        if node.input[2] not in constants:
+            raise _Kept("its third operand is not constant")
+        stored = constants.values(node.input[2])
+        if stored.size not in (1, columns) or stored.shape[-1:] not in ((), (1,), (columns,)):
+            raise _Kept("its third operand is not one number per column")
+        bias = np.broadcast_to(stored.reshape(-1) * attributes.get("beta", 1.0), columns)
+    return Gemm(
+        node.name,
+        node.input[0],
+        node.output[0],
+        constants.weight(node.input[1]),
+        bias,
+        (node.name,),
+        alpha=float(attributes.get("alpha", 1.0)),
+        transposed=transposed,
+    )
+
+
+def _conv(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants, shapes: Shapes) -> Node | None:
+    if not _weight_is_constant(node, constants):
+        return None
+    bias = None
+    if len(node.input) > 2 and node.input[2]:
+        if node.input[2] not in constants:
+            raise _Kept("its bias is not constant")
+        bias = constants.values(node.input[2])
+    windows = _windows(constants.shape(node.input[1])[2:], attributes, shapes.get(node.input[0]))
+    return Conv(
+        node.name,
+        node.input[0],
+        node.output[0],
+        constants.weight(node.input[1]),
+        bias,
+        (node.name,),
+        windows=windows,
+        groups=int(attributes.get("group", 1)),
+    )
+
+
+def _windows(kernel: tuple[int, ...], attributes: Mapping[str, Any], shape: tuple[int | None, ...] | None) -> Windows:
+    """The windows of a Conv with its padding in numbers.
+
+    Raises:
+        _Kept: if the padding depends on a size that is not known.
+    """
+    axes = len(kernel)
+    strides = tuple(attributes.get("strides", (1,) * axes))
+    dilations = tuple(attributes.get("dilations", (1,) * axes))
+    pads = tuple(attributes.get("pads", (0,) * (2 * axes)))
+    how = attributes.get("auto_pad", b"NOTSET").decode()
+    if how == "VALID":
+        pads = (0,) * (2 * axes)
+    elif how in ("SAME_UPPER", "SAME_LOWER"):
+        spatial = shape[2:] if shape is not None else (None,) * axes
+        total = [_same(*each) for each in zip(spatial, kernel, strides, dilations, strict=True)]
+        less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        pads = less + more if how == "SAME_UPPER" else more + less
+    return Windows(kernel, strides, dilations, pads[:axes], pads[axes:])
+
+
+def _same(size: int | None, kernel: int, stride: int, dilation: int) -> int:
+    """Total padding of one axis at which the output has ceil(size / stride) positions."""
+    reach = dilation * (kernel - 1) + 1
+    if stride == 1:
+        return reach - 1
+    if size is None:
+        raise _Kept("its padding depends on a spatial size that is not known")
+    return max((-(-size // stride) - 1) * stride + reach - size, 0)
+
+
+def _elementwise(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node | None:
+    """A Mul, Div, Add or Sub by a constant scalar or per-channel vector that leaves the shape as it is."""
+    left, right = node.input
+    if (left in constants) == (right in constants):
+        return None
+    x, name = (right, left) if left in constants else (left, right)
+    if (left in constants and node.op_type == "Div") or constants.dtype(name) not in MAPPED_DTYPES:
+        return None
+    shape = constants.shape(name)
+    size = int(np.prod(shape, dtype=np.int64))
+    if sum(extent != 1 for extent in shape) > 1 or size == 0:
+        return None
+    rank = len(shapes[x]) if x in shapes else None
+    if len(shape) > 0 and (rank is None or len(shape) > rank):
+        return None
+    axis = next((i - len(shape) for i, extent in enumerate(shape) if extent != 1), -1)
+    extent = shapes[x][axis] if x in shapes and rank else None
+    if size > 1 and extent != size:  # broadcasting would widen x
+        return None
+    values = constants.values(name).reshape(-1)
+    gain, offset = _gain_and_offset(node.op_type, values, constant_first=left in constants)
+    return Affine(node.name, x, node.output[0], gain, offset, axis)
+
+
+def _gain_and_offset(
+    kind: str, values: Float[np.ndarray, " n"], *, constant_first: bool
+) -> tuple[Float[np.ndarray, " n"] | None, Float[np.ndarray, " n"] | None]:
+    if kind == "Mul":
+        return values, None
+    if kind == "Div":
+        return 1.0 / values, None
+    if kind == "Add":
+        return None, values
+    return (-np.ones_like(values), values) if constant_first else (None, -values)
+
+
+def _batch_normalization(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants) -> Node | None:
+    if attributes.get("training_mode", 0) or not all(name in constants for name in node.input[1:5]):
+        return None
+    if any(node.output[1:]):
+        return None
+    scale, bias, mean, variance = (constants.values(name) for name in node.input[1:5])
+    gain = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    return Affine(node.name, node.input[0], node.output[0], gain, bias - mean * gain, 1)
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Outer values that the node's subgraphs read."""
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            inside = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+            for inner in graph.node:
+                yield from (name for name in (*inner.input, *_captured(inner)) if name not in inside)
+                inside.update(inner.output)
+            yield from (value.name for value in graph.output if value.name not in inside)
