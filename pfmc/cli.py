@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -253,20 +252,25 @@ def _main(
     pass
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+class _Interrupted(BaseException):
+    """Ctrl-C or a request to terminate; typer would end a KeyboardInterrupt in its own way."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Interrupted
 
 
 def main() -> NoReturn:
     """Run the command line; what is expected to go wrong ends in one line."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, _interrupt)
     try:
         status = app(standalone_mode=False)
     except PfmcError as e:
         _fail(str(e))
-    except click.ClickException as e:
+    except typer.TyperException as e:
         _fail(e.format_message().replace("\n", " "))
-    except (KeyboardInterrupt, click.Abort):
+    except (_Interrupted, typer.Abort):
         _fail("interrupted, nothing was written")
     except BrokenPipeError:
         sys.stderr.close()
