@@ -271,16 +271,17 @@ def test_a_contraction_that_is_not_mapped_stays_on_the_host(mlp: Mlp, tmp_path: 
     np.testing.assert_allclose(run(result, x=mlp.x)[0], run(mlp.folded, x=mlp.x)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_new_names_avoid_those_of_the_model(mlp: Mlp, tmp_path: Path) -> None:
-    """A model may already use the names that this compiler would give, also inside an If."""
+def test_names_and_constants_inside_an_if_are_minded(mlp: Mlp, tmp_path: Path) -> None:
+    """A model may already use the names that this compiler would give; inside an If, constants may be read as well."""
     model = onnx.load(mlp.folded)
     inner = helper.make_graph(
-        [helper.make_node("Identity", ["r2"], ["fc1/microsiemens"], name="fc1/Add")],
+        [helper.make_node("Mul", ["r2", "only_inside"], ["fc1/microsiemens"], name="fc1/Add")],
         "inner",
         [],
         [helper.make_tensor_value_info("fc1/microsiemens", TensorProto.FLOAT, None)],
     )
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "fc1/bias"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3, np.float32), "only_inside"))
     model.graph.node[4].input[0] = "fc1/MatrixVector_output"
     choice = helper.make_node(
         "If", ["fc1/bias"], ["fc1/MatrixVector_output"], name="fc2/If", then_branch=inner, else_branch=inner

@@ -202,8 +202,7 @@ def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord
     Raises:
         VerifyError: if there is none, or a tile cannot be.
     """
-    tallest = max(tile.row_stop - tile.row_start for tile in tiles)
-    height = math.gcd(*(tile.row_start for tile in tiles)) or tallest
+    height = math.gcd(*(tile.row_start for tile in tiles)) or rows
     for tile in tiles:
         where = f"tile {tile.name} of node {name}"
         inside = 0 <= tile.row_start < tile.row_stop <= rows and 0 <= tile.column_start < tile.column_stop <= columns

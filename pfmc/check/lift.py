@@ -136,7 +136,6 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
         OSError: if a file cannot be written.
     """
     data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= EMBEDDED_BYTES:
         with data.open("wb") as f:
             for tensor in model.graph.initializer:
