@@ -28,7 +28,7 @@ from pfmc.driver import (
 from pfmc.errors import PfmcError, UsageError
 from pfmc.plan import plan_model, plan_parameters
 from pfmc.report.page import write_report
-from pfmc.report.terminal import show_manifest, show_plan, show_verification
+from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
 from pfmc.technology import loader
 
 app = typer.Typer(
@@ -196,31 +196,25 @@ def demo(
 @app.command()
 def technologies() -> None:
     """List the installed technologies."""
-    _list(loader.describe())
+    show_rows(loader.describe())
 
 
 @app.command()
 def passes() -> None:
     """List the installed passes."""
-    _list([(name, (registry.load_pass(name).__doc__ or "").splitlines()[0]) for name in registry.pass_names()])
+    show_rows([(name, (registry.load_pass(name).__doc__ or "").splitlines()[0]) for name in registry.pass_names()])
 
 
 @app.command()
 def backends() -> None:
     """List the installed backends."""
-    _list([(backend.name, f"{backend.target}: {backend.summary}") for backend in registry.backends()])
+    show_rows([(backend.name, f"{backend.target}: {backend.summary}") for backend in registry.backends()])
 
 
 @app.command()
 def formats() -> None:
     """List what pfmc export can write."""
-    _list([(name, text) for backend in registry.backends() for name, text in sorted(backend.formats.items())])
-
-
-def _list(rows: list[tuple[str, str]]) -> None:
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        typer.echo(f"{name:<{width}}  {text}")
+    show_rows([(name, text) for backend in registry.backends() for name, text in sorted(backend.formats.items())])
 
 
 def _settings(texts: list[str]) -> dict[str, dict[str, str]]:

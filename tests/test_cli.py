@@ -248,3 +248,18 @@ def test_an_interrupted_compile_leaves_nothing(tmp_path: Path, sent: signal.Sign
     assert process.returncode == 2
     assert stderr.splitlines() == ["pfmc: error: interrupted, nothing was written"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_shows_what_the_demo_prints(tmp_path: Path) -> None:
+    """Line by line, but for the folder's name; the last figure of a percentage may differ between processors."""
+    printed = pfmc("demo", tmp_path / "pfmc-demo")
+    assert printed.returncode == 0, printed.stderr
+    readme = (SAMPLES.parent / "README.md").read_text()
+    shown = [line for line in readme.split("## What it prints")[1].split("```")[1].splitlines() if line]
+    made = [line.rstrip() for line in printed.stdout.replace(f"{tmp_path}/", "").splitlines() if line.strip()]
+    assert len(made) == len(shown)
+    for line, expected in zip(made, shown, strict=True):
+        if "relative error" not in expected:
+            assert line == expected
+    assert (tmp_path / "pfmc-demo" / "report.html").exists()
+    assert (tmp_path / "pfmc-demo" / "tile.png").read_bytes()[:4] == b"\x89PNG"

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from builders import context, perceptron, weight
-from pfmc.technology.loader import load
 from pfmc_passes.calibrate import Calibrate
 from pfmc_passes.fold import Fold
 from pfmc_passes.normalise import Normalise
@@ -22,6 +21,7 @@ from pfmc.ir.windows import Windows
 from pfmc.netlist.netlist import Netlist, Range
 from pfmc.netlist.netlist import render as render_netlist
 from pfmc.passmanager import Context, Pass, run_pipeline, with_options
+from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
 

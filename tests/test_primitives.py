@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pfmc.technology.loader import load
 
 from pfmc.physics.crossbar import effective_matrix
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.loader import load
 
 NAMES = ["sg13g2", "gf180mcu", "generic"]
 

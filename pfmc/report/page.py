@@ -21,7 +21,7 @@ from pfmc.report.pictures import floor_plan, mask_picture, matrix_picture
 from pfmc.report.terminal import manifest_facts
 from pfmc.technology.schema import Technology
 
-WEIGHTS_SHOWN: Final = (2, 4)  # rows and columns in the picture of the masks
+WEIGHTS_SHOWN: Final = (2, 8)  # rows and columns in the picture of the masks
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from pfmc.technology.schema import Technology
 
 # Fill and opacity by the layer's role, drawn in this order; the personalised mask is the one that stands out.
 STYLE: Final = {
-    "poly": ("#c0392b", 0.55),
-    "block": ("#f1c40f", 0.75),
+    "poly": ("#c0392b", 0.75),
+    "block": ("#f1c40f", 0.60),
     "contact": ("#1b1f24", 0.95),
-    "metal1": ("#2e86c1", 0.40),
+    "metal1": ("#2e86c1", 0.55),
     "via1": ("#6c3483", 0.95),
-    "metal2": ("#27ae60", 0.30),
+    "metal2": ("#27ae60", 0.16),
 }
 
 
@@ -31,7 +31,7 @@ def mask_picture(
     technology: Technology, shapes: dict[str, Int[np.ndarray, "n 4"]], window: tuple[int, int, int, int]
 ) -> bytes:
     """The drawn shapes of a few weights, as PNG; coordinates in micrometres from the tile's origin."""
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    figure = Figure(figsize=(8, 9), layout="constrained")
     axes = figure.add_subplot()
     to_um = technology.grid.database_unit.si * 1e6
     legend = []
@@ -46,7 +46,7 @@ def mask_picture(
     axes.set_aspect("equal")
     axes.set_xlabel("µm")
     axes.set_ylabel("µm")
-    figure.legend(handles=legend, loc="outside right upper", frameon=False)
+    figure.legend(handles=legend, loc="outside upper center", ncols=6, frameon=False, columnspacing=1)
     return _png(figure)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
 from pfmc.bundle import Manifest, Share
 from pfmc.check.verify import Verification
@@ -20,7 +18,7 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
     rows.append(("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"))
     if manifest.calibration.data == "random":
         rows.append(("calibration", "random inputs: give --calibration for ranges that fit real data"))
-    _print(rows)
+    show_rows(rows)
 
 
 def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -54,12 +52,12 @@ def show_verification(verification: Verification) -> None:
     rows += [("complaint", printable(line)) for line in verification.complaints[:20]]
     rows.append(("verdict", "passed" if verification.passed else "FAILED"))
     rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
-    _print(rows)
+    show_rows(rows)
 
 
 def show_plan(plan: Plan) -> None:
     """What a compile would make."""
-    _print(
+    show_rows(
         [
             ("technology", plan.technology),
             ("parameters", f"{plan.parameters:,}"),
@@ -80,8 +78,8 @@ def _tile_size(manifest: Manifest) -> str:
     return f"{tile.rows.value:g} × {tile.columns.value:g}"
 
 
-def _print(rows: list[tuple[str, str]]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
+def show_rows(rows: list[tuple[str, str]]) -> None:
+    """Print names and texts in two columns, a line each, whatever the width of the terminal."""
+    width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        table.add_row(Text(name), Text(text))
-    Console(soft_wrap=True).print(table)
+        typer.echo(f"{name:<{width}}  {text}")
