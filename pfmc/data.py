@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,10 @@ from pfmc.errors import DataError
 
 MAX_BYTES: Final = 8 * 2**30  # of a data file once unpacked
 RANDOM_EXTENT: Final = 8  # of an axis whose length the model leaves open, where inputs are drawn
+_UNREADABLE: Final = (  # what zipfile and numpy raise on files that are damaged or no archives of arrays
+    *(ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, RecursionError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,17 @@ class InputSpec:
     shape: tuple[int | None, ...]
 
 
+def sample_axis(inputs: Sequence[InputSpec]) -> tuple[int | None, frozenset[str]]:
+    """How many samples a model takes at a time, None if any number, and the inputs whose first axis they are.
+
+    The other inputs (numbers without axes, or states with a fixed first axis beside inputs with an open one) are the
+    same for all samples.
+    """
+    leads = [spec.shape[0] for spec in inputs if spec.shape]
+    lead = None if None in leads else next(iter(leads), None)
+    return lead, frozenset(spec.name for spec in inputs if spec.shape and spec.shape[0] == lead)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Inputs by name, first axis the samples.
@@ -32,26 +49,31 @@ class Dataset:
     Attributes:
         labels: classes, first axis the samples, where they are known.
         source: "file" or "random".
+        shared: names of the inputs that are the same for all samples.
     """
 
     arrays: Mapping[str, np.ndarray]
     labels: np.ndarray | None
     source: Literal["file", "random"]
+    shared: frozenset[str] = frozenset()
 
     @property
     def samples(self) -> int:
         """How many."""
-        return min(len(array) for array in self.arrays.values())
+        return min((len(array) for name, array in self.arrays.items() if name not in self.shared), default=1)
 
     def take(self, count: int) -> Dataset:
         """The first samples."""
-        arrays = {name: array[:count] for name, array in self.arrays.items()}
-        return Dataset(arrays, None if self.labels is None else self.labels[:count], self.source)
+        labels = None if self.labels is None else self.labels[:count]
+        return Dataset(self._rows(0, count), labels, self.source, self.shared)
 
     def batches(self, size: int) -> Iterator[dict[str, np.ndarray]]:
         """The inputs in pieces of at most ``size`` samples."""
         for start in range(0, self.samples, size):
-            yield {name: array[start : start + size] for name, array in self.arrays.items()}
+            yield self._rows(start, start + size)
+
+    def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        return {name: array if name in self.shared else array[start:stop] for name, array in self.arrays.items()}
 
 
 def load_dataset(path: Path, inputs: Sequence[InputSpec]) -> Dataset:
@@ -66,11 +88,12 @@ def load_dataset(path: Path, inputs: Sequence[InputSpec]) -> Dataset:
     for name in arrays:
         if name not in known:
             raise DataError(f"the model has no input {name}", str(path), f"its inputs: {', '.join(known)}")
+    _, sampled = sample_axis(inputs)
     for spec in inputs:
         if spec.name not in arrays:
-            raise DataError(f"there is no array for the input {spec.name}", str(path), "one array per model input")
-        _check(path, spec, arrays[spec.name])
-    counts = {name: len(array) for name, array in arrays.items()}
+            raise DataError(f"there is no array for the input {spec.name}", str(path), "give one array per model input")
+        _check(path, spec, arrays[spec.name], spec.shape if spec.name not in sampled else (None, *spec.shape[1:]))
+    counts = {name: len(arrays[name]) for name in known if name in sampled}
     if labels is not None:
         if labels.ndim == 0 or labels.dtype.kind not in "iu":
             raise DataError("labels are not integers with a first axis of samples", f"{path}: labels")
@@ -80,32 +103,31 @@ def load_dataset(path: Path, inputs: Sequence[InputSpec]) -> Dataset:
         raise DataError(f"the arrays differ in their number of samples: {listed}", str(path))
     if 0 in counts.values():
         raise DataError("there are no samples", str(path))
-    return Dataset(arrays, labels, "file")
+    return Dataset(arrays, labels, "file", frozenset(known) - sampled)
 
 
 def random_dataset(inputs: Sequence[InputSpec], samples: int, rng: np.random.Generator) -> Dataset:
     """Inputs that a model accepts, if not ones that mean anything.
 
     Floating-point inputs are standard normal; integers and truth values are 0 or 1, which is valid where they are
-    indices into any table of two entries. Open axes but the first have 8 entries.
+    indices into any table of two entries. Open axes behind the samples have 8 entries, and 1 in inputs that are the
+    same for all samples.
 
     Raises:
         DataError: for an input whose type cannot be drawn.
     """
+    _, sampled = sample_axis(inputs)
     arrays = {}
     for spec in inputs:
-        if not spec.shape:
-            raise DataError("an input without a first axis of samples cannot be drawn", spec.name, "give data")
-        rest = tuple(RANDOM_EXTENT if extent is None else extent for extent in spec.shape[1:])
-        shape = (max(samples, spec.shape[0] or 0), *rest)
-        kind = np.dtype(spec.dtype).kind
-        if kind == "f":
-            arrays[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
-        elif kind in "iub":
-            arrays[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+        if spec.name in sampled:
+            shape = (samples, *(RANDOM_EXTENT if extent is None else extent for extent in spec.shape[1:]))
         else:
-            raise DataError(f"inputs of type {spec.dtype} cannot be drawn", spec.name, "give data")
-    return Dataset(arrays, None, "random")
+            shape = tuple(1 if extent is None else extent for extent in spec.shape)
+        if np.dtype(spec.dtype).kind == "f":
+            arrays[spec.name] = np.asarray(rng.standard_normal(shape), dtype=spec.dtype)
+        else:
+            arrays[spec.name] = np.asarray(rng.integers(0, 2, shape), dtype=spec.dtype)
+    return Dataset(arrays, None, "random", frozenset(spec.name for spec in inputs) - sampled)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -119,29 +141,35 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: _array(path, stored, name) for name in stored.files}
     except FileNotFoundError:
         raise DataError("no such file", str(path)) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise DataError(
-            f"not an npz file: {str(e).splitlines()[0] if str(e) else 'cannot be read'}", str(path)
-        ) from None
+    except OSError as e:
+        raise DataError(f"the file cannot be read: {e.strerror or e}", str(path)) from None
+    except _UNREADABLE:
+        raise DataError("not an npz file, or a damaged one", str(path), "write it with numpy.savez") from None
 
 
 def _array(path: Path, stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    where = f"{path}: {name}"
     try:
-        return stored[name]
-    except ValueError:
-        raise DataError("the array holds objects, not numbers", f"{path}: {name}") from None
+        array = stored[name]
+    except OSError as e:
+        raise DataError(f"the array cannot be read: {e}", where) from None
+    except _UNREADABLE:
+        raise DataError("the array is damaged, or holds objects instead of numbers", where) from None
+    if not isinstance(array, np.ndarray):  # numpy gives the bytes of what it does not know
+        raise DataError("it is not an array", where)
+    return array
 
 
-def _check(path: Path, spec: InputSpec, array: np.ndarray) -> None:
+def _check(path: Path, spec: InputSpec, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
     where = f"{path}: {spec.name}"
     if array.dtype != np.dtype(spec.dtype):
-        raise DataError(f"the array is {array.dtype}, the model wants {spec.dtype}", where)
-    wanted = "x".join("?" if extent is None else str(extent) for extent in (None, *spec.shape[1:]))
-    found = "x".join(map(str, array.shape))
-    fits = array.ndim == len(spec.shape) and all(
-        extent in (None, size) for extent, size in zip(spec.shape[1:], array.shape[1:], strict=True)
-    )
-    if array.ndim == 0 or not fits:
-        raise DataError(f"the array's shape is {found or 'that of a single number'}, the model wants {wanted}", where)
+        fix = f'convert it with astype("{spec.dtype}")'
+        raise DataError(f"the array is {array.dtype}, the model wants {spec.dtype}", where, fix)
+    if array.ndim != len(shape) or any(e not in (None, size) for e, size in zip(shape, array.shape, strict=True)):
+        raise DataError(f"the array's shape is {_sizes(array.shape)}, the model wants {_sizes(shape)}", where)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError("the array holds NaN or infinity", where)
+
+
+def _sizes(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if extent is None else str(extent) for extent in shape) or "that of a single number"

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import networkx as nx
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import TensorProto
 
 from pfmc.errors import ImportModelError
 
 MAX_FILE_BYTES: Final = 2**31 - 1  # protobuf's own limit
 MAX_INLINED_NODES: Final = 1_000_000
-MAX_GRAPH_DEPTH: Final = 50
-_BITS: Final[dict[int, int]] = {  # per element, of the types that can be stored outside the model
-    onnx.TensorProto.FLOAT: 32,
-    onnx.TensorProto.DOUBLE: 64,
-    onnx.TensorProto.FLOAT16: 16,
-    onnx.TensorProto.BFLOAT16: 16,
-    onnx.TensorProto.INT4: 4,
-    onnx.TensorProto.UINT4: 4,
-    onnx.TensorProto.INT8: 8,
-    onnx.TensorProto.UINT8: 8,
-    onnx.TensorProto.BOOL: 8,
-    onnx.TensorProto.INT16: 16,
-    onnx.TensorProto.UINT16: 16,
-    onnx.TensorProto.INT32: 32,
-    onnx.TensorProto.UINT32: 32,
-    onnx.TensorProto.INT64: 64,
-    onnx.TensorProto.UINT64: 64,
-    onnx.TensorProto.COMPLEX64: 64,
-    onnx.TensorProto.COMPLEX128: 128,
+_POSITIVE: Final = ("strides", "dilations", "kernel_shape", "group")
+_BITS: Final[dict[int, int]] = {  # per element; TensorProto's other types are text, and what is not known yet
+    **dict.fromkeys((TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL), 8),
+    **dict.fromkeys((TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ), 8),
+    **dict.fromkeys((TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ), 8),
+    **dict.fromkeys((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16, TensorProto.UINT16), 16),
+    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 32),
+    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.COMPLEX64), 64),
+    TensorProto.COMPLEX128: 128,
 }
 
 
@@ -44,16 +36,16 @@ def read_proto(path: Path) -> onnx.ModelProto:
         ImportModelError: if there is no such file, or it is not ONNX.
     """
     try:
-        if path.is_dir():
-            raise ImportModelError("it is a folder, not an ONNX file", str(path))
+        if not path.exists():
+            raise ImportModelError("no such file", str(path))
+        if not path.is_file():
+            raise ImportModelError("it is not a file", str(path), "name the ONNX file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImportModelError("the file is larger than ONNX allows (2 GiB)", str(path), "use external data")
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError:
-        raise ImportModelError("no such file", str(path)) from None
+        model: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as e:
-        raise ImportModelError(f"the file cannot be read: {e.strerror}", str(path)) from None
-    except (DecodeError, ValueError, RecursionError):
+        raise ImportModelError(f"the file cannot be read: {e.strerror or e}", str(path)) from None
+    except (DecodeError, ValueError):
         raise ImportModelError("not an ONNX file, or a damaged one", str(path)) from None
     if not model.graph.node:
         raise ImportModelError("not an ONNX model: its graph has no nodes", str(path))
@@ -69,100 +61,121 @@ def check_proto(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     Raises:
         ImportModelError: naming the node or tensor.
     """
-    _check_functions(model, path)
-    files: dict[Path, None] = {}
-    for graph in graphs_of(model.graph, path):
-        for node in graph.node:
-            _check_node(node, path)
-        for tensor in tensors_of(graph):
-            found = _check_tensor(tensor, path)
-            if found is not None:
-                files[found] = None
-    return tuple(files)
+    _check_calls(model, path)
+    for node in nodes_of(model):
+        _check_node(node, path)
+    files = [_check_tensor(tensor, path) for tensor in tensors_of(model)]
+    return tuple(dict.fromkeys(file for file in files if file is not None))
 
 
-def graphs_of(graph: onnx.GraphProto, path: Path, depth: int = 0) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside it.
-
-    Raises:
-        ImportModelError: if they are nested too deeply.
-    """
-    if depth > MAX_GRAPH_DEPTH:
-        raise ImportModelError(f"its graphs are nested more than {MAX_GRAPH_DEPTH} deep", str(path))
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs_of(attribute.g, path, depth + 1)
-            for inner in attribute.graphs:
-                yield from graphs_of(inner, path, depth + 1)
+def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes: the bodies of an If, a Loop or a Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
-def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All constants of a graph itself: initialisers, sparse ones, and attributes of its nodes."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes: of the graph, of the bodies in it, and of the model's functions."""
+    yield from _nested(model.graph.node)
+    for function in model.functions:
+        yield from _nested(function.node)
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """All constants: initialisers of all graphs, sparse ones, and attributes of nodes."""
+    yield from _stored(model.graph)
+    for node in nodes_of(model):
+        for graph in subgraphs_of(node):
+            yield from _stored(graph)
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
 
 
-def _check_functions(model: onnx.ModelProto, path: Path) -> None:
+def _stored(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in subgraphs_of(node):
+            yield from _nested(graph.node)
+
+
+def _check_calls(model: onnx.ModelProto, path: Path) -> None:
     """Calls of local functions must end, and the nodes that they come to must be bounded."""
-    functions = {(f.domain, f.name): f for f in model.functions}
+    functions = {(f.domain, f.name, f.overload): list(_nested(f.node)) for f in model.functions}
     calls = nx.DiGraph()
     calls.add_nodes_from(functions)
-    for key, function in functions.items():
-        calls.add_edges_from((key, called) for called in map(_operator, function.node) if called in functions)
+    for key, nodes in functions.items():
+        calls.add_edges_from((key, called) for called in map(_called, nodes) if called in functions)
     if not nx.is_directed_acyclic_graph(calls):
         name = nx.find_cycle(calls)[0][0][1]
         raise ImportModelError("a function calls itself", f"{path}: function {name}")
-    size: dict[tuple[str, str], int] = {}
+    size: dict[tuple[str, str, str], int] = {}
     for key in reversed(list(nx.topological_sort(calls))):
-        size[key] = sum(size.get(_operator(node), 1) for node in functions[key].node)
-    total = sum(size.get(_operator(node), 1) for node in model.graph.node)
+        size[key] = sum(size.get(_called(node), 1) for node in functions[key])
+    total = sum(size.get(_called(node), 1) for node in _nested(model.graph.node))
     if total > MAX_INLINED_NODES:
-        raise ImportModelError(f"its functions come to {total:,} nodes, more than {MAX_INLINED_NODES:,}", str(path))
+        raise ImportModelError(f"it comes to {total:,} nodes, more than {MAX_INLINED_NODES:,}", str(path))
 
 
-def _operator(node: onnx.NodeProto) -> tuple[str, str]:
-    return node.domain, node.op_type
+def _called(node: onnx.NodeProto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
 
 
 def _check_node(node: onnx.NodeProto, path: Path) -> None:
+    where = f"{path}: node {node.name or node.op_type}"
+    texts = (node.name, node.op_type, node.domain, *node.input, *node.output)
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
+        raise ImportModelError("a name is not valid text", where)
     for attribute in node.attribute:
-        positive = attribute.name in ("strides", "dilations", "kernel_shape", "group")
-        if positive and any(value < 1 for value in (*attribute.ints, *([attribute.i] if attribute.i else []))):
-            where = f"{path}: node {node.name or node.op_type}"
-            raise ImportModelError(f"{attribute.name} must be positive", where)
+        if attribute.name in _POSITIVE:
+            values = [attribute.i] if attribute.type == onnx.AttributeProto.INT else attribute.ints
+            if any(value < 1 for value in values):
+                raise ImportModelError(f"{attribute.name} must be positive", where)
 
 
-def _check_tensor(tensor: onnx.TensorProto, path: Path) -> Path | None:
+def _check_tensor(tensor: TensorProto, path: Path) -> Path | None:
     """Sizes as declared; gives the external file, if the tensor lies in one."""
     where = f"{path}: tensor {tensor.name}"
+    if not isinstance(tensor.name, str):
+        raise ImportModelError("a name is not valid text", where)
     if any(extent < 0 for extent in tensor.dims):
         raise ImportModelError("a tensor has a negative extent", where)
     bits = _BITS.get(tensor.data_type)
     wanted = None if bits is None else -(-math.prod(tensor.dims) * bits // 8)
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+    if tensor.data_location != TensorProto.EXTERNAL:
         if tensor.HasField("raw_data") and wanted is not None and len(tensor.raw_data) != wanted:
             raise ImportModelError(f"the tensor has {len(tensor.raw_data)} bytes and should have {wanted}", where)
         return None
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    folder = path.parent.resolve()
-    file: Path = (folder / location).resolve()
-    if not location or "\0" in location or not file.is_relative_to(folder):
-        raise ImportModelError(f"external data outside the model's folder: {location or 'no location'}", where)
-    if not file.is_file():
-        raise ImportModelError(f"external data are missing: {location}", where, "put the file beside the model")
+    file = _external_file(entries.get("location", ""), path, where)
     try:
         offset, length = int(entries.get("offset", "0")), int(entries.get("length", wanted or 0))
     except ValueError:
         raise ImportModelError("offset or length of external data is not a number", where) from None
     if offset < 0 or length < 0 or offset + length > file.stat().st_size or wanted not in (None, length):
-        raise ImportModelError(f"external data do not fit the file {location}", where)
-    return path.parent / Path(location)
+        raise ImportModelError(f"its external data do not fit the file {file.name}", where)
+    return file
+
+
+def _external_file(location: str, path: Path, where: str) -> Path:
+    """The file at a location beside or below the model, symbolic links resolved for the check only."""
+    parts = PurePosixPath(location).parts
+    if not parts or "\0" in location or ".." in parts or PurePosixPath(location).is_absolute():
+        raise ImportModelError(f"external data outside the model's folder: {location or 'no location'}", where)
+    file: Path = path.parent / location
+    if not file.resolve().is_relative_to(path.parent.resolve()):
+        raise ImportModelError(f"external data outside the model's folder: {location}", where)
+    if not file.is_file():
+        raise ImportModelError(f"external data are missing: {location}", where, "put the file beside the model")
+    return file

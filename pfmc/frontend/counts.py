@@ -10,10 +10,11 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from pfmc.data import Dataset
+from pfmc.data import Dataset, sample_axis
 from pfmc.frontend.activations import record
-from pfmc.frontend.checks import graphs_of, read_proto, tensors_of
+from pfmc.frontend.checks import read_proto, tensors_of
 from pfmc.frontend.importer import ImportedModel
+from pfmc.frontend.operators import kind_of
 
 TRAINED_TYPES: Final = frozenset(
     {
@@ -25,6 +26,11 @@ TRAINED_TYPES: Final = frozenset(
         onnx.TensorProto.UINT8,
         onnx.TensorProto.INT4,
         onnx.TensorProto.UINT4,
+        onnx.TensorProto.FLOAT4E2M1,
+        onnx.TensorProto.FLOAT8E4M3FN,
+        onnx.TensorProto.FLOAT8E4M3FNUZ,
+        onnx.TensorProto.FLOAT8E5M2,
+        onnx.TensorProto.FLOAT8E5M2FNUZ,
     }
 )
 
@@ -36,8 +42,8 @@ class Counts:
     """Sizes of a model.
 
     Attributes:
-        parameters: numbers in all floating-point and 4- or 8-bit tensors of the original model with more than one
-            element: initialisers and constants, in subgraphs too.
+        parameters: numbers in all floating-point and 4- or 8-bit tensors with more than one element, initialisers and
+            constants, in subgraphs and functions too: of the original model, or of the folded one if those are more.
         macs_by_node: multiply-accumulates per sample of every node that multiplies matrices, at the top level of the
             folded model, from the shapes that occur when the first sample runs.
     """
@@ -58,20 +64,24 @@ def count(imported: ImportedModel, dataset: Dataset) -> Counts:
         DataError: if the model cannot run on these inputs.
     """
     path = imported.files[0]
-    tensors = [t for graph in graphs_of(read_proto(path).graph, path) for t in tensors_of(graph)]
-    sizes = [math.prod(tensor.dims) for tensor in tensors if tensor.data_type in TRAINED_TYPES]
     model = onnx.load(imported.folded, load_external_data=False)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    busy = [node for node in model.graph.node if node.domain in ("", "ai.onnx") and node.op_type in _MACS]
+    busy = [node for node in model.graph.node if kind_of(node) in _MACS]
     values = dict.fromkeys(
         name for node in busy for name in (*node.input, *node.output) if name and name not in constants
     )
-    fixed = next((spec.shape[0] for spec in imported.inputs if spec.shape and spec.shape[0]), 1)
+    samples = sample_axis(imported.inputs)[0] or 1
     shapes: dict[str, tuple[int, ...]] = dict(constants)
-    for found in record(imported, dataset.take(fixed), list(values), fixed):
+    for found in record(imported, dataset.take(samples), list(values), samples):
         shapes.update((name, value.shape) for name, value in found.items())
-    macs = {node.name: _MACS[node.op_type](node, shapes) // fixed for node in busy}
-    return Counts(sum(size for size in sizes if size > 1), macs)
+    macs = {node.name: _MACS[node.op_type](node, shapes) // samples for node in busy}
+    # Folding can make weights of what was computed: constants that were filled, sliced or shared.
+    return Counts(max(_trained(read_proto(path)), _trained(model)), macs)
+
+
+def _trained(model: onnx.ModelProto) -> int:
+    sizes = [math.prod(tensor.dims) for tensor in tensors_of(model) if tensor.data_type in TRAINED_TYPES]
+    return sum(size for size in sizes if size > 1)
 
 
 def _product(node: onnx.NodeProto, shapes: Sizes) -> int:
@@ -82,6 +92,10 @@ def _product(node: onnx.NodeProto, shapes: Sizes) -> int:
 
 def _convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
     return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+
+
+def _quantised_convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
+    return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[3]][1:])
 
 
 def _transposed_convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
@@ -107,8 +121,12 @@ def _einsum(node: onnx.NodeProto, shapes: Sizes) -> int:
 
 _MACS: Final = {
     "MatMul": _product,
+    "MatMulInteger": _product,
+    "QLinearMatMul": _product,
     "Gemm": _product,
     "Conv": _convolution,
+    "ConvInteger": _convolution,
+    "QLinearConv": _quantised_convolution,
     "ConvTranspose": _transposed_convolution,
     "Einsum": _einsum,
     "LSTM": _recurrent,

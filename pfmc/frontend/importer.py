@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import onnx
+from onnx import helper
 
 from pfmc.data import InputSpec
 from pfmc.errors import ImportModelError
 from pfmc.frontend import folding
 from pfmc.frontend.checks import check_proto, read_proto
-from pfmc.frontend.constants import Constants
+from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.operators import operation
-from pfmc.frontend.runtime import Runtime, first_line
+from pfmc.frontend.runtime import INPUT_DTYPES, first_line
 from pfmc.ir.graph import Contraction, Graph, HostNode
 
-FOLDING_SECONDS: Final = 1800
+FOLDING_SECONDS: Final = 600
+FOLDING_BYTES: Final = 8 * 2**30  # of address space, beside four times the model's own size
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,69 +52,86 @@ def import_model(path: Path, work: Path) -> ImportedModel:
         ImportModelError: if the model is broken, ONNX Runtime cannot run it, or nothing of it can be mapped.
     """
     external = check_proto(read_proto(path), path)
+    memory = FOLDING_BYTES + 4 * sum(file.stat().st_size for file in (path, *external))
+    folded, again = work / "folded.onnx", work / "folded-again.onnx"
+    _fold(path, folded, memory, str(path))
+    model = onnx.load(folded, load_external_data=False)
+    if _casts_constants(model.graph):
+        _fold(folded, again, memory, str(path))
+        folded = again
+        model = onnx.load(folded, load_external_data=False)
+    _name_nodes(model.graph)
+    folded.write_bytes(model.SerializeToString(deterministic=True))
+    inputs = _inputs(model.graph, path)
+    graph = _graph(model, Constants(model, work), [spec.name for spec in inputs], path)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    folded = work / "folded.onnx"
-    _fold(path, folded)
-    model = onnx.load(folded, load_external_data=False)
-    _name_nodes(model.graph)
-    onnx.save(model, folded)
-    graph = _graph(model, Constants(model, work), path)
-    if not graph.contractions():
-        reasons = [node.reason for node in graph.nodes if isinstance(node, HostNode) and node.reason]
-        raise ImportModelError(
-            "nothing to map: no MatMul, Gemm or Conv has trained constants for weights",
-            str(path),
-            reasons[0] if reasons else None,
-        )
-    return ImportedModel(graph, folded, digest, (path, *external), Runtime(folded, str(path)).inputs)
+    return ImportedModel(graph, folded, digest, (path, *external), inputs)
 
 
-def _fold(path: Path, folded: Path) -> None:
+def _fold(model: Path, folded: Path, memory: int, where: str) -> None:
     """Run :mod:`pfmc.frontend.folding` in a process of its own."""
-    command = [sys.executable, str(Path(folding.__file__)), str(path), str(folded)]
+    command = [sys.executable, "-P", str(Path(folding.__file__)), str(model), str(folded), str(memory)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FOLDING_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=FOLDING_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise ImportModelError(f"constant folding took more than {FOLDING_SECONDS} s", str(path)) from None
+        raise ImportModelError(f"ONNX Runtime did not load it in {FOLDING_SECONDS} s", where) from None
     if done.returncode < 0:
-        raise ImportModelError(f"ONNX Runtime crashed on it (signal {-done.returncode})", str(path))
+        raise ImportModelError(f"ONNX Runtime crashed on it (signal {-done.returncode})", where)
     if done.returncode or not folded.exists():
-        problem = first_line(RuntimeError(done.stderr))
-        raise ImportModelError(f"ONNX Runtime cannot load it: {problem}", str(path))
+        raise ImportModelError(f"ONNX Runtime cannot load it: {first_line(done.stdout)}", where)
+
+
+def _casts_constants(graph: onnx.GraphProto) -> bool:
+    """Whether weights are cast when the model runs: ONNX Runtime adds that to float16 models, after it has folded."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return any(node.op_type == "Cast" and node.input[0] in constants for node in graph.node)
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node a name of its own."""
-    taken: set[str] = set()
+    """Give every node without a name one of its own; ONNX Runtime has refused models in which two have the same."""
+    taken = {node.name for node in graph.node}
+    numbers: dict[str, int] = {}
     for node in graph.node:
-        wanted = node.name or node.op_type
-        name, count = wanted, 1
-        while name in taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        taken.add(name)
-        node.name = name
+        while not node.name:
+            numbers[node.op_type] = number = numbers.get(node.op_type, 0) + 1
+            wanted = f"{node.op_type}_{number}"
+            node.name = "" if wanted in taken else wanted
 
 
-def _graph(model: onnx.ModelProto, constants: Constants, path: Path) -> Graph:
+def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:
+    """What the model reads: inputs without a value of their own."""
+    stored = {tensor.name for tensor in graph.initializer}
+    found = []
+    for value in graph.input:
+        if value.name not in stored:
+            tensor = value.type.tensor_type
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "no tensor"
+            if dtype not in INPUT_DTYPES:
+                raise ImportModelError(f"inputs of type {dtype} cannot be given", f"{path}: input {value.name}")
+            found.append(InputSpec(value.name, dtype, _extents(tensor)))
+    return tuple(found)
+
+
+def _graph(model: onnx.ModelProto, constants: Constants, inputs: Sequence[str], path: Path) -> Graph:
     shapes = _shapes(model)
-    made_by_constants = set(constants.names)
-    nodes = [
-        operation(node, constants, shapes)
-        for node in model.graph.node
-        if not (node.op_type == "Constant" and node.output[0] in made_by_constants)
-    ]
-    for node in nodes:
-        if isinstance(node, Contraction):
-            constants.check_finite(node.weight, f"{path}: node {node.name}")
-    graph = Graph(
-        name=model.graph.name or "model",
-        inputs=tuple(value.name for value in model.graph.input if value.name not in made_by_constants),
-        outputs=tuple(value.name for value in model.graph.output),
-        nodes=tuple(nodes),
-        shapes=shapes,
-    )
+    dequantised = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    nodes = tuple(operation(node, constants, shapes, dequantised) for node in model.graph.node)
+    contractions = [node for node in nodes if isinstance(node, Contraction)]
+    if not contractions:
+        reasons = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
+        problem = "nothing to map: no MatMul, Gemm or Conv has trained constants for weights"
+        raise ImportModelError(problem, str(path), reasons[0] if reasons else None)
+    for node in contractions:
+        check_finite(node.weight, f"{path}: node {node.name}")
+        if node.bias is not None and not np.isfinite(node.bias).all():
+            raise ImportModelError("the bias holds NaN or infinity", f"{path}: node {node.name}")
+    outputs = tuple(value.name for value in model.graph.output)
+    graph = Graph(model.graph.name or "model", tuple(inputs), outputs, nodes, shapes)
     graph.verify()
     return graph
 
@@ -124,6 +145,10 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     found = {}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            found[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            found[value.name] = _extents(value.type.tensor_type)
     return found
+
+
+def _extents(tensor: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
+    """A tensor's shape; some exporters write -1 or 0 for an axis that is open."""
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 from jaxtyping import Float
 from onnx import helper
 
+from pfmc.frontend.checks import subgraphs_of
 from pfmc.frontend.constants import Constants
 from pfmc.ir.graph import Affine, Conv, Gemm, HostNode, MatMul, Node
 from pfmc.ir.windows import Windows
@@ -17,61 +18,98 @@ from pfmc.ir.windows import Windows
 Shapes = Mapping[str, tuple[int | None, ...]]
 
 MAPPED_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
-# Other operators that multiply by a trained constant: which of their inputs would be the weights.
-UNMAPPED_WEIGHTS: Final = {
+# Operators that multiply by trained constants but are not mapped: which of their inputs would be the weights.
+UNMAPPED: Final = {
     "ConvTranspose": (1,),
     "Einsum": (0, 1),
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
+    "DeformConv": (1,),
     "QLinearMatMul": (3,),
     "QLinearConv": (3,),
     "MatMulInteger": (1,),
     "ConvInteger": (1,),
-    "DeformConv": (1,),
+    "com.microsoft::MatMulNBits": (1,),
+    "com.microsoft::DynamicQuantizeMatMul": (1,),
+    "com.microsoft::MatMulIntegerToFloat": (1,),
+    "com.microsoft::FusedMatMul": (1,),
+    "com.microsoft::FusedGemm": (1,),
+    "com.microsoft::FusedConv": (1,),
+    "com.microsoft::QGemm": (3,),
+    "com.microsoft::Attention": (1,),
+    "com.microsoft::QAttention": (1,),
+    "com.microsoft::DynamicQuantizeLSTM": (1, 2),
 }
+WEIGHTS: Final = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), **UNMAPPED}
 
 
 class _Kept(Exception):  # noqa: N818  not an error: the reason why a node stays on the host
     """A node with constant weights that is not mapped, and why."""
 
 
-def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node:
-    """The operation that a node is."""
+def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequantised: Container[str]) -> Node:
+    """The operation that a node is.
+
+    Args:
+        dequantised: values that are quantised constants made floating-point by another node.
+    """
     reason = ""
-    if node.domain in ("", "ai.onnx"):
-        try:
-            found = _typed(node, constants, shapes)
-        except _Kept as kept:
-            found, reason = None, str(kept)
-        if found is not None:
-            return found
-    kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    try:
+        found = _typed(node, constants, shapes, dequantised)
+    except _Kept as kept:
+        found, reason = None, str(kept)
+    if found is not None:
+        return found
     read = dict.fromkeys(name for name in (*node.input, *_captured(node)) if name and name not in constants)
-    return HostNode(node.name, kind, tuple(read), tuple(node.output), reason)
+    return HostNode(node.name, kind_of(node), tuple(read), tuple(node.output), reason)
 
 
-def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node | None:
+def kind_of(node: onnx.NodeProto) -> str:
+    """A node's operator: "domain::Type", or "Type" in the standard domain."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequantised: Container[str]) -> Node | None:
     """A typed operation, or None for an ordinary host node.
 
     Raises:
         _Kept: for one that multiplies by a trained constant but is not mapped.
     """
+    kind = kind_of(node)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "MatMul":
+    if any(name in dequantised for name in _operands(node)):
+        raise _Kept("quantised weights are not mapped")
+    if kind == "MatMul":
         return _matmul(node, constants)
-    if node.op_type == "Gemm":
+    if kind == "Gemm":
         return _gemm(node, attributes, constants)
-    if node.op_type == "Conv":
+    if kind == "Conv":
         return _conv(node, attributes, constants, shapes)
-    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+    if kind in ("Add", "Sub", "Mul", "Div"):
         return _elementwise(node, constants, shapes)
-    if node.op_type == "BatchNormalization":
+    if kind == "BatchNormalization":
         return _batch_normalization(node, attributes, constants)
-    weights = UNMAPPED_WEIGHTS.get(node.op_type, ())
-    if any(i < len(node.input) and node.input[i] in constants for i in weights):
-        raise _Kept(f"{node.op_type} is not mapped yet")
+    if kind in UNMAPPED and any(name in constants for name in _operands(node)):
+        raise _Kept(f"{node.op_type} is not mapped")
+    if _body_multiplies(node, constants):
+        raise _Kept("what stands in the body of a control flow operator is not mapped")
     return None
+
+
+def _operands(node: onnx.NodeProto) -> list[str]:
+    """Those of a node's inputs that would be weights."""
+    return [node.input[i] for i in WEIGHTS.get(kind_of(node), ()) if i < len(node.input)]
+
+
+def _body_multiplies(node: onnx.NodeProto, constants: Container[str]) -> bool:
+    """Whether a node of the node's subgraphs, or of theirs, multiplies by a constant."""
+    for graph in subgraphs_of(node):
+        own = {tensor.name for tensor in graph.initializer}
+        for inner in graph.node:
+            if any(name in own or name in constants for name in _operands(inner)) or _body_multiplies(inner, constants):
+                return True
+    return False
 
 
 def _weight_is_constant(node: onnx.NodeProto, constants: Constants) -> bool:
@@ -114,7 +152,7 @@ def _gemm(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Consta
         if node.input[2] not in constants:
             raise _Kept("its third operand is not constant")
         stored = constants.values(node.input[2])
-        if stored.size not in (1, columns) or stored.shape[-1:] not in ((), (1,), (columns,)):
+        if stored.size != 1 and not (stored.size == columns and stored.shape[-1] == columns):
             raise _Kept("its third operand is not one number per column")
         bias = np.broadcast_to(stored.reshape(-1) * attributes.get("beta", 1.0), columns)
     return Gemm(
@@ -157,9 +195,9 @@ def _windows(kernel: tuple[int, ...], attributes: Mapping[str, Any], shape: tupl
         _Kept: if the padding depends on a size that is not known.
     """
     axes = len(kernel)
-    strides = tuple(attributes.get("strides", (1,) * axes))
-    dilations = tuple(attributes.get("dilations", (1,) * axes))
-    pads = tuple(attributes.get("pads", (0,) * (2 * axes)))
+    strides = tuple(attributes.get("strides") or (1,) * axes)
+    dilations = tuple(attributes.get("dilations") or (1,) * axes)
+    pads = tuple(attributes.get("pads") or (0,) * (2 * axes))
     how = attributes.get("auto_pad", b"NOTSET").decode()
     if how == "VALID":
         pads = (0,) * (2 * axes)
@@ -168,6 +206,8 @@ def _windows(kernel: tuple[int, ...], attributes: Mapping[str, Any], shape: tupl
         total = [_same(*each) for each in zip(spatial, kernel, strides, dilations, strict=True)]
         less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         pads = less + more if how == "SAME_UPPER" else more + less
+    if min(pads) < 0:
+        raise _Kept("its padding is negative")
     return Windows(kernel, strides, dilations, pads[:axes], pads[axes:])
 
 
@@ -201,8 +241,7 @@ def _elementwise(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> 
     if size > 1 and extent != size:  # broadcasting would widen x
         return None
     values = constants.values(name).reshape(-1)
-    gain, offset = _gain_and_offset(node.op_type, values, constant_first=left in constants)
-    return Affine(node.name, x, node.output[0], gain, offset, axis)
+    return _affine(node, x, *_gain_and_offset(node.op_type, values, constant_first=left in constants), axis)
 
 
 def _gain_and_offset(
@@ -211,7 +250,8 @@ def _gain_and_offset(
     if kind == "Mul":
         return values, None
     if kind == "Div":
-        return 1.0 / values, None
+        with np.errstate(divide="ignore", over="ignore"):
+            return 1.0 / values, None
     if kind == "Add":
         return None, values
     return (-np.ones_like(values), values) if constant_first else (None, -values)
@@ -220,19 +260,33 @@ def _gain_and_offset(
 def _batch_normalization(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants) -> Node | None:
     if attributes.get("training_mode", 0) or not all(name in constants for name in node.input[1:5]):
         return None
-    if any(node.output[1:]):
+    if any(node.output[1:]) or len(constants.shape(node.input[1])) != 1:
         return None
     scale, bias, mean, variance = (constants.values(name) for name in node.input[1:5])
-    gain = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
-    return Affine(node.name, node.input[0], node.output[0], gain, bias - mean * gain, 1)
+    with np.errstate(all="ignore"):
+        gain = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+        return _affine(node, node.input[0], gain, bias - mean * gain, 1)
+
+
+def _affine(
+    node: onnx.NodeProto,
+    x: str,
+    gain: Float[np.ndarray, " n"] | None,
+    offset: Float[np.ndarray, " n"] | None,
+    axis: int,
+) -> Affine | None:
+    """An Affine, unless a division by zero or the like makes it none."""
+    if not all(np.isfinite(values).all() for values in (gain, offset) if values is not None):
+        return None
+    return Affine(node.name, x, node.output[0], gain, offset, axis)
 
 
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
     """Outer values that the node's subgraphs read."""
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            inside = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-            for inner in graph.node:
-                yield from (name for name in (*inner.input, *_captured(inner)) if name not in inside)
-                inside.update(inner.output)
-            yield from (value.name for value in graph.output if value.name not in inside)
+    for graph in subgraphs_of(node):
+        inside = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        inside |= {tensor.values.name for tensor in graph.sparse_initializer}
+        for inner in graph.node:
+            yield from (name for name in (*inner.input, *_captured(inner)) if name not in inside)
+            inside.update(inner.output)
+        yield from (value.name for value in graph.output if value.name not in inside)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ignore[reportAttributeAccessIssue]
 
-from pfmc.data import Dataset, InputSpec
-from pfmc.errors import DataError, ImportModelError
+from pfmc.data import Dataset, InputSpec, sample_axis
+from pfmc.errors import DataError, ImportModelError, printable
 
 _FATAL: Final = 4  # ONNX Runtime's log level: what goes wrong is raised, not printed
+_THREADS: Final = 16  # at most; a model of the size that is compiled gains nothing from more
+# Its exceptions have no base class of their own; those at the end come from its Python binding.
+_FAILURES: Final = (
+    *(state.Fail, state.InvalidArgument, state.NoSuchFile, state.NoModel, state.EngineError, state.RuntimeException),
+    *(state.InvalidProtobuf, state.ModelLoaded, state.NotImplemented, state.InvalidGraph, state.EPFail),
+    *(RuntimeError, ValueError, TypeError, MemoryError),
+)
 _DTYPES: Final = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -20,10 +29,15 @@ _DTYPES: Final = {
     "tensor(bool)": "bool",
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
+INPUT_DTYPES: Final = frozenset(_DTYPES.values())
 
 
 class Runtime:
     """A model that is loaded and can be run.
+
+    Args:
+        model: the file, external data beside it; or its bytes.
+        name: what errors call it.
 
     Attributes:
         inputs: what it reads.
@@ -36,61 +50,90 @@ class Runtime:
     def __init__(self, model: Path | bytes, name: str = "") -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
+        options.intra_op_num_threads = min(os.cpu_count() or 1, _THREADS)
         self._name = name or (str(model) if isinstance(model, Path) else "model")
         source = str(model) if isinstance(model, Path) else model
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as e:
-            raise ImportModelError(f"ONNX Runtime cannot load it: {first_line(e)}", self._name) from None
+        except _FAILURES as e:
+            raise ImportModelError(f"ONNX Runtime cannot load it: {first_line(str(e))}", self._name) from None
         self.inputs = tuple(_spec(value, self._name) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, dataset: Dataset, batch: int) -> dict[str, np.ndarray]:
+    def run(self, dataset: Dataset, batch: int = 64) -> dict[str, np.ndarray]:
         """All outputs over all samples, first axis the samples.
 
+        A model whose outputs do not have the samples on their first axis is run sample by sample.
+
         Raises:
-            DataError: if the model cannot run on these inputs.
+            DataError: if the model cannot run on these inputs, or an output's shape depends on the sample.
         """
-        parts = [found for _, found in self.run_batches(dataset, batch, self.outputs)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        lead, sampled = sample_axis(self.inputs)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
+        for inputs, found in self.run_batches(dataset, batch, self.outputs):
+            rows = min((len(inputs[name]) for name in sampled), default=1)
+            for name, value in found.items():
+                by_sample = value.shape[:1] == (rows,)
+                if not by_sample and rows > 1 and lead is None:
+                    return self.run(dataset, 1)
+                parts[name].append(value if by_sample else value[None])
+        try:
+            return {name: np.concatenate(parts[name])[: dataset.samples] for name in self.outputs}
+        except ValueError:
+            raise DataError("an output's shape depends on the sample", self._name) from None
 
     def run_batches(
         self, dataset: Dataset, batch: int, outputs: Sequence[str]
     ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """Inputs and outputs by name, batch by batch; a model whose batch is fixed is run in batches of that size.
+        """Inputs and outputs by name, batch by batch.
+
+        A model that takes a fixed number of samples is given that many, the last one repeated where they run out. One
+        that says it takes any number but fails on many is given them one by one.
 
         Raises:
             DataError: if the model cannot run on these inputs.
         """
-        fixed = {spec.shape[0] for spec in self.inputs if spec.shape and spec.shape[0] is not None}
-        size = max((extent for extent in fixed if extent), default=batch)
-        if fixed and dataset.samples % size:
-            problem = f"the model takes {size} samples at a time, and {dataset.samples} is no multiple of that"
-            raise DataError(problem, self._name, "give another number of samples")
-        for inputs in dataset.batches(size):
-            yield inputs, dict(zip(outputs, self._run(inputs, outputs), strict=True)) if outputs else {}
+        lead, sampled = sample_axis(self.inputs)
+        for part in dataset.batches(lead or batch):
+            inputs = {name: _filled(value, lead) if lead and name in sampled else value for name, value in part.items()}
+            try:
+                found = self._run(inputs, outputs)
+            except DataError:
+                if lead or batch == 1:
+                    raise
+                single = Dataset(inputs, None, dataset.source, dataset.shared)
+                yield from self.run_batches(single, 1, outputs)
+            else:
+                yield inputs, found
 
-    def _run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        if not outputs:
+            return {}
         try:
-            found = list(self._session.run(list(outputs), inputs))
-        except Exception as e:
-            problem = f"ONNX Runtime cannot run it on these inputs: {first_line(e)}"
+            found = self._session.run(list(outputs), inputs)
+        except _FAILURES as e:
+            problem = f"ONNX Runtime cannot run it on these inputs: {first_line(str(e))}"
             raise DataError(problem, self._name, "give data that fit the model") from None
-        arrays = [np.atleast_1d(value) for value in found if isinstance(value, np.ndarray)]
-        if len(arrays) < len(found):
-            raise DataError("a value that it gives is no tensor", self._name)
+        arrays = {name: value for name, value in zip(outputs, found, strict=True) if isinstance(value, np.ndarray)}
+        for name in outputs:
+            if name not in arrays:
+                raise DataError(f"the value {name} is not a tensor", self._name)
         return arrays
 
 
-def first_line(error: Exception) -> str:
-    """What ONNX Runtime says, without its codes and source locations."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].split(" : ", 2)[-1]
-    return text if len(text) <= 300 else text[:299] + "…"
+def first_line(message: str) -> str:
+    """What ONNX Runtime says, in one line, without its codes and places in its source."""
+    lines = [line for line in message.splitlines() if line.strip()] or ["no reason given"]
+    return printable(lines[0].split(" : ", 2)[-1].strip(), 250)
+
+
+def _filled(values: np.ndarray, count: int) -> np.ndarray:
+    """``values`` with the last one repeated until there are ``count``."""
+    return values[np.minimum(np.arange(count), len(values) - 1)]
 
 
 def _spec(value: ort.NodeArg, name: str) -> InputSpec:
     if value.type not in _DTYPES:
         raise ImportModelError(f"the input {value.name} is a {value.type}, which cannot be given", name)
-    shape = tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    shape = tuple(extent if isinstance(extent, int) and extent > 0 else None for extent in value.shape)
     return InputSpec(value.name, _DTYPES[value.type], shape)
