@@ -6,8 +6,8 @@ bundle.verify("test.npz").outputs["logits"].relative_error
 
 from pfmc import physics
 from pfmc._version import __version__
-from pfmc.api import Bundle, compile, open
+from pfmc.api import Bundle, compile, open, plan
 from pfmc.check.verify import Verification
 from pfmc.errors import PfmcError
 
-__all__ = ["Bundle", "PfmcError", "Verification", "__version__", "compile", "open", "physics"]
+__all__ = ["Bundle", "PfmcError", "Verification", "__version__", "compile", "open", "physics", "plan"]

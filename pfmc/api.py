@@ -9,7 +9,18 @@ from pathlib import Path
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
 from pfmc.check.verify import Verification
-from pfmc.driver import CompileOptions, Observer, Silent, VerifyOptions, compile_model, export_bundle, verify_bundle
+from pfmc.driver import (
+    CompileOptions,
+    Observer,
+    Silent,
+    VerifyOptions,
+    compile_model,
+    default_technology,
+    export_bundle,
+    verify_bundle,
+)
+from pfmc.errors import UsageError
+from pfmc.planning import Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
 from pfmc.report.page import write_report
 
@@ -139,6 +150,32 @@ def compile(
     )
     manifest = compile_model(Path(model), Path(output), compile_options, observer or Silent())
     return Bundle(Path(output), manifest)
+
+
+def plan(
+    model: str | Path | None = None,
+    *,
+    parameters: float | None = None,
+    target: str = "crossbar",
+    technology: str | Path | None = None,
+) -> Plan:
+    """Say how large it would be, before anything is made: tiles, devices, mm², bytes of masks.
+
+    Args:
+        model: the ONNX file; or
+        parameters: how many weights.
+        target: what would be built.
+        technology: name of an installed one, or a TOML file; None: the target's default.
+
+    Raises:
+        PfmcError: if neither or both are given, or the model cannot be read.
+    """
+    name = default_technology(target) if technology is None else str(technology)
+    if model is not None and parameters is None:
+        return plan_model(Path(model), name)
+    if parameters is not None and model is None:
+        return plan_parameters(parameters, name)
+    raise UsageError("give a model or a number of parameters, and not both")
 
 
 def open(path: str | Path) -> Bundle:

@@ -14,19 +14,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from pfmc import registry
+from pfmc import api, registry
 from pfmc._version import __version__
 from pfmc.demo import run_demo
 from pfmc.driver import (
     CompileOptions,
     VerifyOptions,
     compile_model,
-    default_technology,
     export_bundle,
     verify_bundle,
 )
 from pfmc.errors import PfmcError, UsageError
-from pfmc.plan import plan_model, plan_parameters
 from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
 from pfmc.technology import loader
@@ -172,10 +170,7 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """Say how large it would be, before anything is made."""
-    if (model is None) == (parameters is None):
-        raise UsageError("give a model or --parameters, and not both")
-    name = technology or default_technology(target)
-    planned = plan_model(model, name) if model is not None else plan_parameters(parameters or 0, name)
+    planned = api.plan(model, parameters=parameters, target=target, technology=technology)
     if as_json:
         print_json(planned.to_json())
     else:

@@ -9,7 +9,7 @@ import typer
 from pfmc.bundle import Manifest, Share
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
-from pfmc.plan import Plan
+from pfmc.planning import Plan
 
 
 def show_manifest(manifest: Manifest, folder: Path) -> None:
