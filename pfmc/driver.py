@@ -34,7 +34,7 @@ from pfmc.check.compare import compare
 from pfmc.check.lift import as_fabricated, host_model, save_model
 from pfmc.check.verify import Verification
 from pfmc.data import Dataset, InputSpec, load_dataset, random_dataset
-from pfmc.errors import ArtifactError, UsageError
+from pfmc.errors import ArtifactError, ImportModelError, UsageError, VerifyError
 from pfmc.frontend.activations import recorder
 from pfmc.frontend.counts import Counts, count
 from pfmc.frontend.importer import ImportedModel, import_model
@@ -287,7 +287,7 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         if options.samples is not None:
             dataset = dataset.take(options.samples)
         fabricated, found, complaints = rebuild(folder, manifest, observer, options.ideal_converters)
-    except ArtifactError as e:
+    except (ArtifactError, ImportModelError, VerifyError) as e:
         if not modified:
             raise
         return Verification.unmeasured(complaints=(str(e),), **common)

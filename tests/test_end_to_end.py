@@ -184,11 +184,16 @@ def test_a_small_change_passes_where_changes_are_accepted(copy: pfmc.Bundle) -> 
     assert copy.verify(SAMPLES / "digits_mlp" / "test.npz", accept_modified=True).passed
 
 
-def test_a_mask_that_is_no_mask_fails_and_says_so(copy: pfmc.Bundle) -> None:
-    (copy.path / "masks" / "chip.gds").write_bytes(b"not GDSII at all")
-    verdict = copy.verify(SAMPLES / "digits_mlp" / "test.npz")
+@pytest.mark.parametrize("name", ["masks/chip.gds", "host.onnx", "tiles.parquet", "model/model.onnx"])
+@pytest.mark.parametrize("damage", ["garbage", "gone"])
+def test_a_file_that_cannot_be_understood_fails_and_says_so(copy: pfmc.Bundle, name: str, damage: str) -> None:
+    if damage == "garbage":
+        (copy.path / name).write_bytes(b"nothing that anybody reads")
+    else:
+        (copy.path / name).unlink()
+    verdict = copy.verify(SAMPLES / "digits_mlp" / "test.npz", accept_modified=True)
     assert not verdict.passed
-    assert verdict.modified_files == ["masks/chip.gds"]
+    assert verdict.modified_files == [name]
     assert verdict.complaints
 
 
