@@ -124,7 +124,8 @@ class Runtime:
 def first_line(message: str) -> str:
     """What ONNX Runtime says, in one line, without its codes and places in its source."""
     lines = [line for line in message.splitlines() if line.strip()] or ["no reason given"]
-    return printable(lines[0].split(" : ", 2)[-1].strip(), 250)
+    text = lines[0].strip()
+    return printable(text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text, 250)
 
 
 def _filled(values: np.ndarray, count: int) -> np.ndarray:
