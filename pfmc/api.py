@@ -11,18 +11,16 @@ from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
 from pfmc.check.verify import Verification
 from pfmc.driver import (
     CompileOptions,
-    Observer,
-    Silent,
-    VerifyOptions,
     compile_model,
     default_technology,
     export_bundle,
-    verify_bundle,
 )
 from pfmc.errors import UsageError
+from pfmc.observer import Observer, Silent
 from pfmc.planning import Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
 from pfmc.report.page import write_report
+from pfmc.verifier import VerifyOptions, verify_bundle
 
 
 @dataclass(frozen=True)

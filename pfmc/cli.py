@@ -19,15 +19,14 @@ from pfmc._version import __version__
 from pfmc.demo import run_demo
 from pfmc.driver import (
     CompileOptions,
-    VerifyOptions,
     compile_model,
     export_bundle,
-    verify_bundle,
 )
 from pfmc.errors import PfmcError, UsageError
 from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
 from pfmc.technology import loader
+from pfmc.verifier import VerifyOptions, verify_bundle
 
 app = typer.Typer(
     name="pfmc",
@@ -59,14 +58,14 @@ class Watch:
         self._progress.stop()
 
     def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
-        """See :class:`pfmc.driver.Observer`."""
+        """See :class:`pfmc.observer.Observer`."""
         if self._task is not None:
             self._progress.remove_task(self._task)
         task = self._task = self._progress.add_task(title, total=total)
         return lambda done: self._progress.advance(task, done)
 
     def show(self, text: str) -> None:
-        """See :class:`pfmc.driver.Observer`."""
+        """See :class:`pfmc.observer.Observer`."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from pfmc.errors import DataError
 
 MAX_BYTES: Final = 8 * 2**30  # of a data file once unpacked
+RANDOM_SAMPLES: Final = 64  # drawn where no data are given
 RANDOM_EXTENT: Final = 8  # of an axis whose length the model leaves open, where inputs are drawn
 _UNREADABLE: Final = (  # what zipfile and numpy raise on files that are damaged or no archives of arrays
     *(ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, RecursionError, tokenize.TokenError),
@@ -128,6 +129,40 @@ def random_dataset(inputs: Sequence[InputSpec], samples: int, rng: np.random.Gen
         else:
             arrays[spec.name] = np.asarray(rng.integers(0, 2, shape), dtype=spec.dtype)
     return Dataset(arrays, None, "random", frozenset(spec.name for spec in inputs) - sampled)
+
+
+def scrambled(dataset: Dataset, samples: int, rng: np.random.Generator) -> Dataset:
+    """Random inputs of which each entry takes values that this entry has in ``dataset``, independently of all others.
+
+    They fall into the ranges that converters were calibrated to, and are valid wherever the originals are.
+    """
+    arrays = {}
+    for name, array in dataset.arrays.items():
+        if name in dataset.shared:
+            arrays[name] = array
+        else:
+            chosen = rng.integers(0, len(array), (samples, *array.shape[1:]))
+            arrays[name] = np.take_along_axis(array, chosen, axis=0)
+    return Dataset(arrays, None, "random", dataset.shared)
+
+
+def save_values(path: Path, dataset: Dataset) -> None:
+    """Write the inputs of a dataset by their number: names from a model are no names for the parts of an archive."""
+    with path.open("wb") as f:
+        np.savez_compressed(f, *dataset.arrays.values())
+
+
+def load_values(path: Path, inputs: Sequence[InputSpec]) -> Dataset:
+    """What :func:`save_values` wrote, for a model with these inputs.
+
+    Raises:
+        DataError: if the file does not fit them.
+    """
+    numbers = [f"arr_{i}" for i in range(len(inputs))]  # as numpy calls them
+    stored = load_dataset(path, [replace(spec, name=number) for spec, number in zip(inputs, numbers, strict=True)])
+    arrays = {spec.name: stored.arrays[number] for spec, number in zip(inputs, numbers, strict=True)}
+    shared = frozenset(spec.name for spec, number in zip(inputs, numbers, strict=True) if number in stored.shared)
+    return Dataset(arrays, None, "random", shared)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -10,10 +10,12 @@ from typing import Final
 
 from pfmc.bundle import read_manifest, read_tiles
 from pfmc.check.verify import Verification
-from pfmc.driver import CompileOptions, Observer, VerifyOptions, compile_model, export_bundle, verify_bundle
+from pfmc.driver import CompileOptions, compile_model, export_bundle
 from pfmc.errors import UsageError
+from pfmc.observer import Observer
 from pfmc.report.page import picture_of_masks, write_report
 from pfmc.report.terminal import show_manifest, show_verification
+from pfmc.verifier import VerifyOptions, verify_bundle
 
 SAMPLE: Final = "digits_mlp"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pfmc import data
-from pfmc.data import Dataset, InputSpec, load_dataset, random_dataset
+from pfmc.data import Dataset, InputSpec, load_dataset, load_values, random_dataset, save_values, scrambled
 from pfmc.errors import DataError
 
 X = InputSpec("x", "float32", (None, 3))
@@ -164,3 +164,26 @@ def test_a_model_with_a_fixed_batch_has_the_samples_on_the_first_axis(tmp_path: 
 
 def test_no_inputs_at_all_count_as_one_sample() -> None:
     assert Dataset({}, None, "random").samples == 1
+
+
+def test_scrambled_entries_take_values_that_they_had(rng: np.random.Generator) -> None:
+    """Entry by entry, and not whole samples."""
+    array = rng.integers(0, 1000, (20, 3, 5))
+    state = np.arange(4.0)
+    mixed = scrambled(Dataset({"x": array, "s": state}, None, "file", frozenset({"s"})), 50, rng)
+    assert (mixed.samples, mixed.source) == (50, "random")
+    assert mixed.arrays["s"] is state
+    for place in np.ndindex(3, 5):
+        assert set(mixed.arrays["x"][:, *place]) <= set(array[:, *place])
+    assert not {tuple(sample.ravel()) for sample in mixed.arrays["x"]} & {tuple(sample.ravel()) for sample in array}
+
+
+def test_values_come_back_under_their_names(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Whatever a model calls its inputs: they are no names of files in the archive."""
+    inputs = [InputSpec("../file", "float32", (None, 2)), InputSpec("file", "int64", (None,))]
+    arrays = {"../file": rng.random((3, 2), dtype=np.float32), "file": np.arange(3)}
+    save_values(tmp_path / "v.npz", Dataset(arrays, None, "file"))
+    found = load_values(tmp_path / "v.npz", inputs)
+    assert found.source == "random"
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)

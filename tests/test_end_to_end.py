@@ -65,6 +65,15 @@ def test_with_ideal_converters_only_the_rounding_on_the_grid_is_left(
     assert verdict.converters == "ideal"
 
 
+@pytest.mark.parametrize("sample", ["digits_mlp", "digits_cnn"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_without_data_a_sound_bundle_passes(bundles: dict[str, pfmc.Bundle], sample: str, seed: int) -> None:
+    """Random inputs must lie where the converters were calibrated."""
+    verdict = bundles[sample].verify(seed=seed)
+    assert (verdict.data, verdict.samples) == ("random", 64)
+    assert verdict.passed
+
+
 @pytest.mark.parametrize("technology", ["gf180mcu", "generic"])
 def test_other_technologies(tmp_path: Path, technology: str) -> None:
     bundle = compiled("digits_mlp", tmp_path / "chip", technology=technology)

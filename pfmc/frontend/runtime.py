@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ign
 from pfmc.data import Dataset, InputSpec, sample_axis
 from pfmc.errors import DataError, ImportModelError, printable
 
+BATCH: Final = 64  # samples run at a time where the model leaves it open
 _FATAL: Final = 4  # ONNX Runtime's log level: what goes wrong is raised, not printed
 _THREADS: Final = 16  # at most; a model of the size that is compiled gains nothing from more
 # Its exceptions have no base class of their own; those at the end come from its Python binding.
@@ -60,7 +61,7 @@ class Runtime:
         self.inputs = tuple(_spec(value, self._name) for value in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, dataset: Dataset, batch: int = 64) -> dict[str, np.ndarray]:
+    def run(self, dataset: Dataset, batch: int = BATCH) -> dict[str, np.ndarray]:
         """All outputs over all samples, first axis the samples.
 
         A model whose outputs do not have the samples on their first axis is run sample by sample.
