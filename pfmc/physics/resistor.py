@@ -12,7 +12,7 @@ def strip_resistance(
     *,
     sheet_resistance: float,
     silicide_sheet_resistance: float,
-    drawn_width: float | Float[np.ndarray, "*n"],
+    drawn_width: Float[np.ndarray, "*n"],
     width_reduction: float,
     terminal_resistance: float,
     terminal_width_reduction: float,

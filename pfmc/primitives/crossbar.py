@@ -45,7 +45,8 @@ class CrossbarTile:
     def of(cls, technology: Technology) -> CrossbarTile:
         """The tile that a technology offers."""
         grid, cell = technology.grid, technology.cell
-        ends = model_resistance(technology, np.array([0.0, cell.body_length.si]))
+        body, width = cell.body_length.si, cell.strip_width.si
+        ends = model_resistance(technology, np.array([0.0, body]), np.array([body, 0.0]), np.full(2, width))
         return cls(
             name=f"crossbar-{cell.family}",
             rows=int(technology.tile.rows.value),
@@ -125,15 +126,24 @@ class CrossbarTile:
         return (1.0 / conductance - self.resistance_at_zero) / self.resistance_slope
 
 
-def model_resistance(technology: Technology, blocked_length: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    """Resistance of the technology's strip, ohms, for blocked lengths in metres."""
-    resistor, cell = technology.resistor, technology.cell
+def model_resistance(
+    technology: Technology,
+    blocked_length: Float[np.ndarray, "*n"],
+    silicided_length: Float[np.ndarray, "*n"],
+    drawn_width: Float[np.ndarray, "*n"],
+) -> Float[np.ndarray, "*n"]:
+    """Resistance of strips in a technology, ohms, for lengths and widths in metres.
+
+    Args:
+        silicided_length: between the contacts, less ``cell.contact_distance`` at both ends: the terminals include that.
+    """
+    resistor = technology.resistor
     return strip_resistance(
         blocked_length,
-        cell.body_length.si - blocked_length,
+        silicided_length,
         sheet_resistance=resistor.sheet_resistance.si,
         silicide_sheet_resistance=resistor.silicide_sheet_resistance.si,
-        drawn_width=cell.strip_width.si,
+        drawn_width=drawn_width,
         width_reduction=resistor.width_reduction.si,
         terminal_resistance=resistor.terminal_resistance.si,
         terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,

@@ -29,7 +29,6 @@ def describe() -> list[tuple[str, str]]:
 
     Raises:
         TechnologyError: if one of them cannot be loaded.
-
     """
     return [(name, load(name).title) for name in names()]
 
@@ -39,7 +38,6 @@ def load(name_or_path: str) -> Technology:
 
     Raises:
         TechnologyError: if there is none, or it says something that cannot be.
-
     """
     if name_or_path.endswith(".toml"):
         try:

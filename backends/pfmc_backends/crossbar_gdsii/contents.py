@@ -27,7 +27,6 @@ class Instances:
     Attributes:
         structures: index of the structure that each one places.
         origins: where its origin comes to lie.
-
     """
 
     orientation: Orientation
@@ -65,7 +64,6 @@ class Structure:
         shapes: rows of (code, x0, y0, x1, y1, text): a rectangle on the layer with that code; or a label, a point with
             the index of its text; or the surroundings of what cannot be read as rectangles, with the index of a text
             that says what it is.
-
     """
 
     shapes: Int32[np.ndarray, "n 6"]
@@ -86,7 +84,6 @@ class Contents:
 
     Attributes:
         texts: of labels and remarks; the first is empty.
-
     """
 
     def __init__(
@@ -107,7 +104,6 @@ class Contents:
 
         Raises:
             ArtifactError: if an element is not as it should be.
-
         """
         found = self._cache.get(index)
         if found is not None:

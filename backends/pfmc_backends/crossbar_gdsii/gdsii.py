@@ -84,7 +84,6 @@ class GdsiiFile:
         database_unit: metres.
         names: of the structures, in the file's order.
         indices: of the structures, by name.
-
     """
 
     def __init__(self, path: Path) -> None:

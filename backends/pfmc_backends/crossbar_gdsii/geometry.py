@@ -21,7 +21,6 @@ class Bins:
     Args:
         boxes: the boxes.
         origin, size: of the bins, x and y.
-
     """
 
     def __init__(self, boxes: Boxes, origin: tuple[int, int], size: tuple[int, int]) -> None:

@@ -48,7 +48,6 @@ class Hierarchy:
 
     Raises:
         ArtifactError: if there is no chip, or references go round in a circle.
-
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -133,7 +132,6 @@ class Hierarchy:
 
         Raises:
             ArtifactError: if it is more than can be.
-
         """
         if self._pooled > POOL_LIMIT:
             self._pooled = 0

@@ -33,7 +33,6 @@ class Array:
         rows: number of the row wire, or -1.
         columns: twice the number of the column wire, one more for n; or -1.
         whole: whether a strip joins one row to one column.
-
     """
 
     boxes: Boxes

@@ -18,7 +18,6 @@ class NameTable:
 
     Args:
         indices: by name.
-
     """
 
     def __init__(self, indices: Mapping[bytes, int]) -> None:
@@ -36,7 +35,6 @@ class NameTable:
 
         Raises:
             KeyError: with the first name that is not there.
-
         """
         if names.dtype.itemsize > 8 or len(names) < FEW:
             return np.array([self._indices[name] for name in names.tolist()], dtype=np.int32)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pfmc.backend import Progress, TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError
-from pfmc.physics.resistor import strip_resistance
+from pfmc.primitives.crossbar import model_resistance
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
@@ -33,7 +33,6 @@ def read_tiles(
 
     Raises:
         ArtifactError: if the file cannot be understood.
-
     """
     reader = TileReader(folder / MASKS, technology)
     for tile in tiles:
@@ -46,7 +45,6 @@ class TileReader:
 
     Raises:
         ArtifactError: if the file cannot be understood.
-
     """
 
     def __init__(self, path: Path, technology: Technology) -> None:
@@ -143,22 +141,15 @@ class TileReader:
 
     def _resistance(self, array: Array, blocked: Blocked) -> Float[np.ndarray, " n"]:
         """Of each strip, ohms; infinite where its path is broken."""
-        resistor, grid = self._technology.resistor, self._technology.grid
+        grid = self._technology.grid
         unit = grid.database_unit.si
         heads = 2 * grid.units(self._technology.cell.contact_distance)  # what the terminals include
         bare = np.maximum(array.path[:, 1] - array.path[:, 0] - blocked.length - heads, 0)
         width = (array.boxes[:, 2] - array.boxes[:, 0]) * unit
-        conducts = array.whole & ~blocked.buried & (width > resistor.width_reduction.si)
+        conducts = array.whole & ~blocked.buried & (width > self._technology.resistor.width_reduction.si)
         resistance = np.full(len(width), np.inf)
-        resistance[conducts] = strip_resistance(
-            blocked.length[conducts] * unit,
-            bare[conducts] * unit,
-            sheet_resistance=resistor.sheet_resistance.si,
-            silicide_sheet_resistance=resistor.silicide_sheet_resistance.si,
-            drawn_width=width[conducts],
-            width_reduction=resistor.width_reduction.si,
-            terminal_resistance=resistor.terminal_resistance.si,
-            terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,
+        resistance[conducts] = model_resistance(
+            self._technology, blocked.length[conducts] * unit, bare[conducts] * unit, width[conducts]
         )
         return resistance
 
