@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import gdstk
+import klayout.db as kdb
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
+from onnx import numpy_helper
 
 import pfmc
 from pfmc.bundle import file_entry, write_manifest
@@ -128,6 +131,28 @@ def test_the_table_of_devices_draws_the_same_masks(bundles: dict[str, pfmc.Bundl
         table = bundle.export(tmp_path / name, "devices")
         again = bundle.export(tmp_path / f"{name}.gds", "gdsii", devices=table)
         assert again.read_bytes() == (bundle.path / "masks" / "chip.gds").read_bytes()
+
+
+@pytest.mark.parametrize("technology", ["sg13g2", "gf180mcu"])
+def test_two_models_differ_in_the_personalised_layers_alone(tmp_path: Path, technology: str) -> None:
+    """Judged by KLayout: every other mask can be made before the model is known."""
+    model = onnx.load(SAMPLES / "digits_mlp" / "model.onnx")
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 2:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1, ::-1].copy(), tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    chips = []
+    for name, path in (("one", SAMPLES / "digits_mlp" / "model.onnx"), ("other", tmp_path / "other.onnx")):
+        bundle = pfmc.compile(path, tmp_path / name, technology=technology)
+        layout = kdb.Layout()
+        layout.read(str(bundle.path / "masks" / "chip.gds"))
+        chips.append(layout)
+    layers = {(info.layer, info.datatype) for layout in chips for info in layout.layer_infos()}
+    regions = [
+        {key: kdb.Region(layout.top_cell().begin_shapes_rec(layout.layer(*key))) for key in layers} for layout in chips
+    ]
+    different = {key for key in layers if not (regions[0][key] ^ regions[1][key]).is_empty()}
+    assert {f"{layer}/{kind}" for layer, kind in different} == set(bundle.manifest.personalisation_layers)
 
 
 # What a hand, or a bad transfer, may do to the masks. Each takes the library and returns which device it touched.
