@@ -140,8 +140,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             "not a bundle: it has no manifest.json", str(folder), "give a folder made by pfmc compile"
         ) from None
-    except (OSError, ValueError) as e:
-        raise ArtifactError(f"the manifest cannot be read: {e}", str(path)) from None
+    except OSError as e:
+        raise ArtifactError(f"the manifest cannot be read: {e.strerror}", str(path)) from None
+    except ValueError:
+        raise ArtifactError("the manifest is not JSON", str(path), "compile the model again") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if version != FORMAT_VERSION:
         raise ArtifactError(f"format version {version} is not {FORMAT_VERSION}", str(path), "compile the model again")
@@ -175,7 +177,9 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: if ``folder`` exists and is not empty, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError("the output is a file, not a folder", str(folder), "name a new or empty folder")
+    if folder.exists() and any(folder.iterdir()):
         raise ArtifactError("the output folder is not empty", str(folder), "name a new or empty folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

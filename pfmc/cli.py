@@ -31,7 +31,6 @@ from pfmc.verifier import VerifyOptions, verify_bundle
 app = typer.Typer(
     name="pfmc",
     help="Compile a trained ONNX network into a fixed physical layout, and verify what the emitted files compute.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -233,11 +232,13 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _main(
+    context: typer.Context,
     _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 class _Interrupted(BaseException):
