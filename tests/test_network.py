@@ -1,0 +1,141 @@
+"""The crossbar with wires against judges that know nothing of its method: nodal analysis, badcrossbar, ngspice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pfmc.errors import UsageError
+from pfmc.physics.network import Wires, transfer_adjoint, transfer_matrix
+
+RESISTANCE = st.floats(0.05, 50.0)
+
+
+def random_array(rows: int, columns: int, seed: int, absent: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.asarray(10 ** rng.uniform(-6, -4, (rows, columns)) * (rng.random((rows, columns)) >= absent))
+
+
+def nodal(g: np.ndarray, wires: Wires) -> np.ndarray:
+    """Dense nodal analysis: two nodes per crossing, one resistor stamped after another."""
+    rows, columns = g.shape
+    Y, source = np.zeros((2 * g.size, 2 * g.size)), np.zeros((2 * g.size, rows))
+
+    def node(i: int, j: int, layer: int) -> int:
+        return 2 * (i * columns + j) + layer
+
+    def resistor(a: int, b: int, siemens: float) -> None:
+        Y[[a, b], [a, b]] += siemens
+        Y[[a, b], [b, a]] -= siemens
+
+    first, last = 1 / (wires.driver + wires.row_segment), 1 / (wires.sense + wires.column_segment)
+    for i in range(rows):
+        for j in range(columns):
+            resistor(node(i, j, 0), node(i, j, 1), g[i, j])
+            if j:
+                resistor(node(i, j - 1, 0), node(i, j, 0), 1 / wires.row_segment)
+            if i:
+                resistor(node(i - 1, j, 1), node(i, j, 1), 1 / wires.column_segment)
+        for j in [0, columns - 1] if wires.double_ended else [0]:
+            Y[node(i, j, 0), node(i, j, 0)] += first
+            source[node(i, j, 0), i] += first
+    ends = [node(0, j, 1) for j in range(columns)]
+    Y[ends, ends] += last
+    return np.asarray(last * np.linalg.solve(Y, source)[ends].T)
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(0, 99),
+    RESISTANCE,
+    RESISTANCE,
+    RESISTANCE,
+    RESISTANCE,
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_segment_counts(
+    rows: int, columns: int, seed: int, row: float, column: float, driver: float, sense: float, double: bool
+) -> None:
+    g, wires = random_array(rows, columns, seed, 0.3), Wires(row, column, driver, sense, double)
+    np.testing.assert_allclose(transfer_matrix(g, wires), nodal(g, wires), rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(13, 22), (31, 5)])
+def test_sizes_that_do_not_halve(shape: tuple[int, int], double: bool) -> None:
+    g, wires = random_array(*shape, 1, 0.1), Wires(1.5, 0.7, 20.0, 3.0, double)
+    np.testing.assert_allclose(transfer_matrix(g, wires), nodal(g, wires), rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_without_wires_the_conductance_itself(double: bool) -> None:
+    g = random_array(33, 20, 2, 0.1)
+    np.testing.assert_allclose(transfer_matrix(g, Wires(0.0, 0.0, double_ended=double)), g, rtol=1e-12)
+
+
+@given(st.integers(1, 14), st.integers(1, 14), st.integers(0, 99), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_adjoint_is_the_gradient(rows: int, columns: int, seed: int, double: bool) -> None:
+    rng = np.random.default_rng(seed)
+    g, wires = random_array(rows, columns, seed), Wires(40.0, 25.0, 60.0, 30.0, double)
+    gradient, direction = rng.normal(size=g.shape), rng.normal(size=g.shape) * g
+    h = 1e-4
+    slope = (transfer_matrix(g + h * direction, wires) - transfer_matrix(g - h * direction, wires)) / (2 * h)
+    scale = np.abs(gradient * slope).sum()
+    assert abs((gradient * slope).sum() - (transfer_adjoint(g, wires, gradient) * direction).sum()) < 1e-7 * scale
+
+
+def test_adjoint_without_wires_is_the_gradient_itself() -> None:
+    gradient = np.random.default_rng(0).normal(size=(12, 7))
+    found = transfer_adjoint(random_array(12, 7, 3, 0.2), Wires(0.0, 0.0), gradient)
+    np.testing.assert_allclose(found, gradient, rtol=1e-12)
+
+
+def test_badcrossbar_agrees() -> None:
+    badcrossbar = pytest.importorskip("badcrossbar")
+    g = random_array(24, 17, 4)
+    solution = badcrossbar.compute(np.eye(24), 1 / g[::-1], r_i_word_line=1.3, r_i_bit_line=0.8)
+    peer = np.asarray(solution.currents.output)[::-1]
+    np.testing.assert_allclose(transfer_matrix(g, Wires(1.3, 0.8)), peer, rtol=1e-9)
+
+
+def test_ngspice_agrees(tmp_path: Path) -> None:
+    if not shutil.which("ngspice"):
+        pytest.skip("ngspice is not installed")
+    g, wires = random_array(5, 6, 5), Wires(2.0, 3.0, 11.0, 7.0, double_ended=True)
+    rows, columns = g.shape
+    lines = ["crossbar", "Vin in 0 1"]
+    for i in range(rows):
+        lines.append(f"Rd{i} {'in' if i == 2 else '0'} r{i}_0 {wires.driver + wires.row_segment}")
+        lines.append(f"Re{i} {'in' if i == 2 else '0'} r{i}_{columns - 1} {wires.driver + wires.row_segment}")
+        for j in range(columns):
+            lines.append(f"Rg{i}_{j} r{i}_{j} c{i}_{j} {1 / g[i, j]:.17g}")
+            lines += [f"Rr{i}_{j} r{i}_{j - 1} r{i}_{j} {wires.row_segment}"] if j else []
+            lines += [f"Rc{i}_{j} c{i - 1}_{j} c{i}_{j} {wires.column_segment}"] if i else []
+    for j in range(columns):
+        lines += [f"Rs{j} c0_{j} s{j} {wires.sense + wires.column_segment}", f"Vs{j} s{j} 0 0"]
+    prints = [f"print i(Vs{j})" for j in range(columns)]
+    lines += [".control", "set numdgt=15", "op", *prints, "quit", ".endc", ".end"]
+    (tmp_path / "x.cir").write_text("\n".join(lines))
+    text = subprocess.run(["ngspice", "-b", "x.cir"], cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    peer = [float(line.split("=")[1]) for line in text.splitlines() if line.startswith("i(vs")]
+    np.testing.assert_allclose(transfer_matrix(g, wires)[2], peer, rtol=1e-9)
+
+
+@pytest.mark.parametrize("g", [np.array([[-1.0]]), np.array([[np.nan]]), np.zeros((0, 3))])
+def test_impossible_conductances_are_refused(g: np.ndarray) -> None:
+    with pytest.raises(UsageError):
+        transfer_matrix(g, Wires(1.0, 1.0))
+
+
+def test_negative_wires_are_refused() -> None:
+    with pytest.raises(UsageError, match="row_segment"):
+        Wires(-1.0, 1.0)
