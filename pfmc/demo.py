@@ -30,7 +30,7 @@ def run_demo(folder: Path, observer: Observer, say: Callable[[str], None]) -> Ve
         raise UsageError("the folder is not empty", str(folder), "name another: pfmc demo DIR")
     sample, chip = folder / SAMPLE, folder / "chip"
     with as_file(files("pfmc_samples") / SAMPLE) as source:
-        shutil.copytree(source, sample, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        shutil.copytree(source, sample)
     model, calibration, test = sample / "model.onnx", sample / "calibration.npz", sample / "test.npz"
 
     say(f"$ pfmc compile {model} -o {chip} --calibration {calibration}")
