@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pfmc._version import __version__
-from pfmc.backend import Backend, Emission, Progress, TileAsBuilt
+from pfmc.backend import Backend, Emission, Progress
 from pfmc.bundle import (
     FORMAT_VERSION,
     Calibration,
@@ -29,7 +29,8 @@ from pfmc.bundle import (
     write_manifest,
     write_tiles,
 )
-from pfmc.check.lift import as_fabricated, host_model, save_model
+from pfmc.check.lift import host_model, save_model
+from pfmc.check.rebuild import rebuild
 from pfmc.data import RANDOM_SAMPLES, load_dataset, random_dataset, save_values, scrambled
 from pfmc.errors import ArtifactError, UsageError
 from pfmc.frontend.activations import recorder
@@ -192,19 +193,11 @@ def _fabricated_files(
     Raises:
         ArtifactError: if not every device is found again.
     """
-    records = read_tiles(folder / "tiles.parquet")
-    found = 0
-
-    def counted() -> Iterator[TileAsBuilt]:
-        nonlocal found
-        for tile in backend.read(folder, technology, records, progress):
-            found += tile.found
-            yield tile
-
-    model = as_fabricated(folder / "host.onnx", records, counted(), technology)
-    if found != emission.devices:
-        raise ArtifactError(f"{found} of {emission.devices} devices were read back from the masks", "masks")
-    save_model(model, folder / "as_fabricated.onnx")
+    tiles, host = folder / "tiles.parquet", folder / "host.onnx"
+    rebuilt = rebuild(folder, backend, technology, progress, tiles=tiles, host=host)
+    if rebuilt.found != emission.devices:
+        raise ArtifactError(f"{rebuilt.found} of {emission.devices} devices were read back from the masks", "masks")
+    save_model(rebuilt.model, folder / "as_fabricated.onnx")
     return _saved(folder, "as_fabricated.onnx", "as-fabricated")
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pfmc.backend import TileAsBuilt
-from pfmc.bundle import Manifest, modified_files, read_manifest, read_tiles
+from pfmc.bundle import Manifest, modified_files, read_manifest
 from pfmc.check.compare import compare
-from pfmc.check.lift import as_fabricated, save_model
+from pfmc.check.rebuild import rebuild
 from pfmc.check.verify import Verification
 from pfmc.data import RANDOM_SAMPLES, Dataset, InputSpec, load_dataset, load_values, scrambled
 from pfmc.errors import ArtifactError, DataError, ImportModelError, VerifyError
@@ -61,7 +59,16 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
     try:
         reference = Runtime(manifest.path_of(folder, "model"))
         dataset = _test_data(folder, manifest, options, reference.inputs)
-        fabricated, found, complaints = rebuild(folder, manifest, observer, options.ideal_converters)
+        rebuilt = rebuild(
+            folder,
+            load_backend(manifest.backend),
+            manifest.technology,
+            observer.stage("reading the masks back", manifest.tiles),
+            tiles=manifest.path_of(folder, "tiles"),
+            host=manifest.path_of(folder, "host"),
+            ideal_converters=options.ideal_converters,
+        )
+        fabricated = rebuilt.runtime()
     except (ArtifactError, ImportModelError, VerifyError) as e:
         if not modified:
             raise
@@ -72,39 +79,10 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         comparison,
         samples=dataset.samples,
         data=dataset.source,
-        devices_read_back=found,
-        complaints=complaints,
+        devices_read_back=rebuilt.found,
+        complaints=rebuilt.complaints,
         **common,
     )
-
-
-def rebuild(
-    folder: Path, manifest: Manifest, observer: Observer, ideal_converters: bool = False
-) -> tuple[Runtime, int, tuple[str, ...]]:
-    """The as-fabricated model, from the masks as they are now.
-
-    Returns:
-        The model ready to run, the number of devices found in the masks, and what the reader complained about.
-    """
-    backend = load_backend(manifest.backend)
-    records = read_tiles(manifest.path_of(folder, "tiles"))
-    progress = observer.stage("reading the masks back", len(records))
-    complaints: list[str] = []
-    found = 0
-
-    def watched() -> Iterable[TileAsBuilt]:
-        nonlocal found
-        for tile in backend.read(folder, manifest.technology, records, progress):
-            found += tile.found
-            complaints.extend(tile.complaints)
-            yield tile
-
-    host = manifest.path_of(folder, "host")
-    model = as_fabricated(host, records, watched(), manifest.technology, ideal_converters=ideal_converters)
-    with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
-        path = Path(work) / "as_fabricated.onnx"
-        save_model(model, path)
-        return Runtime(path), found, tuple(complaints)
 
 
 def _test_data(folder: Path, manifest: Manifest, options: VerifyOptions, inputs: Sequence[InputSpec]) -> Dataset:

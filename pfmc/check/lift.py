@@ -19,6 +19,7 @@ from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, matrix_vector
 from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
+from pfmc.frontend.checks import subgraphs_of
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.windows import Windows
 from pfmc.technology.schema import Technology
@@ -306,9 +307,8 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and all graphs inside it."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graphs(inner)
+        for inner in subgraphs_of(node):
+            yield from _graphs(inner)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
