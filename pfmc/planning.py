@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pfmc.errors import UsageError
 from pfmc.frontend.importer import import_model
-from pfmc.ir.graph import Contraction, Conv, Gemm
+from pfmc.ir.graph import Graph
 from pfmc.layout.layout import tile_extent
+from pfmc.netlist.netlist import Netlist
+from pfmc.passmanager import Context
+from pfmc.registry import backend_for, load_pass
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -22,8 +26,8 @@ class Plan:
     """What a compile would make.
 
     Attributes:
-        parameters: weights that become devices, a pair each.
-        tiles: if no block is all zero.
+        parameters: weights that become hardware.
+        devices: of the blocks on the tiles, two per position.
         area_mm2: of the tiles and the streets between them; periphery (converters, drivers, pads) is not counted.
         mask_bytes: of the GDSII file, about.
     """
@@ -47,11 +51,22 @@ def plan_model(model: Path, technology: str) -> Plan:
         PfmcError: if it cannot be read or nothing of it can be mapped.
     """
     loaded = load(technology)
-    rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
-        shapes = [_matrix_shape(node) for node in import_model(model, Path(work)).graph.contractions()]
-    tiles = sum(-(-r // rows) * -(-c // columns) * groups for r, c, groups in shapes)
-    return _plan(loaded, sum(r * c * groups for r, c, groups in shapes), tiles)
+        netlist = _netlist(import_model(model, Path(work)).graph, loaded)
+        weights = {node.weight.name: math.prod(node.weight.shape) for node, _ in netlist.by_node()}
+    positions = sum(len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
+    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions)
+
+
+def _netlist(graph: Graph, technology: Technology) -> Netlist:
+    """What the target's pipeline makes of a model, up to its tiles."""
+    current: Any = graph
+    context = Context(technology, lambda _names: iter(()), title="")
+    for name in backend_for(technology.target).pipeline:
+        current = load_pass(name)().run(current, context)
+        if isinstance(current, Netlist):
+            break
+    return cast(Netlist, current)
 
 
 def plan_parameters(parameters: float, technology: str) -> Plan:
@@ -64,21 +79,10 @@ def plan_parameters(parameters: float, technology: str) -> Plan:
         raise UsageError("the number of parameters is outside 1 to 1e18", f"{parameters:g}")
     loaded = load(technology)
     per_tile = int(loaded.tile.rows.value) * int(loaded.tile.columns.value)
-    return _plan(loaded, int(parameters), -(-int(parameters) // per_tile))
+    return _plan(loaded, int(parameters), -(-int(parameters) // per_tile), 2 * int(parameters))
 
 
-def _matrix_shape(node: Contraction) -> tuple[int, int, int]:
-    """Rows, columns and number of the diagonal blocks of a contraction's matrix."""
-    shape = node.weight.shape
-    if isinstance(node, Conv):
-        size = 1
-        for extent in shape[1:]:
-            size *= extent
-        return size, shape[0] // node.groups, node.groups
-    return (shape[1], shape[0], 1) if isinstance(node, Gemm) and node.transposed else (shape[0], shape[1], 1)
-
-
-def _plan(technology: Technology, parameters: int, tiles: int) -> Plan:
+def _plan(technology: Technology, parameters: int, tiles: int, devices: int) -> Plan:
     _, _, width, height = tile_extent(technology)
     street = technology.grid.units(technology.chip.tile_spacing)
     unit_mm = technology.grid.database_unit.si * 1e3
@@ -87,7 +91,7 @@ def _plan(technology: Technology, parameters: int, tiles: int) -> Plan:
         technology=technology.name,
         parameters=parameters,
         tiles=tiles,
-        devices=2 * parameters,
+        devices=devices,
         area_mm2=tiles * (width + street) * (height + street) * unit_mm**2,
         mask_bytes=GDSII_BYTES_PER_DEVICE * drawn,
     )

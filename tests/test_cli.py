@@ -89,6 +89,15 @@ def test_lists_are_a_line_each(command: str) -> None:
     assert all("  " in line for line in result.stdout.splitlines())
 
 
+def test_plan_and_compile_agree_on_grouped_convolutions(tmp_path: Path) -> None:
+    """Their matrices are block-diagonal: groups share tiles, and blocks of zeros cost none."""
+    model = SAMPLES / "digits_cnn" / "model.onnx"
+    planned = json.loads(pfmc("plan", model, "--json").stdout)
+    made = json.loads(pfmc("compile", model, "-o", tmp_path / "chip", "--json").stdout)
+    assert (planned["tiles"], planned["devices"]) == (made["tiles"], made["devices"])
+    assert planned["parameters"] == made["parameters"]["mapped"]
+
+
 def test_plan(bundle: Path) -> None:
     planned = json.loads(pfmc("plan", MODEL, "--json").stdout)
     manifest = json.loads((bundle / "manifest.json").read_text())
