@@ -1,16 +1,10 @@
-"""How fast masks are drawn, and in how much memory; gdstk draws the same references in the same run.
-
-Each job is a process of its own, so that its peak memory is its own and no type checks slow it down.
-"""
+"""How fast masks are drawn, and in how much memory; gdstk draws the same references in the same run."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent
+from measuring import measured, shown
 
 START = """
 import json, resource, sys, time
@@ -28,6 +22,7 @@ from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.loader import load
 from pfmc_backends.crossbar_gdsii import BACKEND
 folder, blocks = Path(sys.argv[2]), int(sys.argv[3])
+folder.mkdir()
 technology = load("sg13g2")
 primitive = CrossbarTile.of(technology)
 chip = layout(technology, [(64, 64)] * blocks)
@@ -39,11 +34,6 @@ class Known:
         return self.drawn[int(tile.name[1:]) % len(self.drawn)]
 
 known = Known([RandomProgramme(primitive, 0).devices(placed.tile) for placed in chip.tiles[:16]])
-"""
-
-END = """
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"weights_per_second": blocks * 4096 / seconds, "peak_mib": peak}))
 """
 
 EMIT = """
@@ -92,22 +82,10 @@ seconds = time.perf_counter() - start
 """
 
 
-def measured(job: str, folder: Path, blocks: int) -> dict[str, float]:
-    folder.mkdir()
-    arguments = [sys.executable, "-c", START + job + END, TESTS, folder, str(blocks)]
-    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-    result: dict[str, float] = json.loads(printed)
-    return result
-
-
-def shown(name: str, result: dict[str, float]) -> None:
-    print(f"{name:58} {result['weights_per_second'] / 1e6:6.2f} M weights/s, peak {result['peak_mib']:6.0f} MiB")
-
-
 def test_emission_beside_gdstk(tmp_path: Path) -> None:
     """A million weights: masks and device table by pfmc, the references alone by gdstk."""
-    ours = measured(EMIT, tmp_path / "ours", 256)
-    peer = measured(GDSTK, tmp_path / "peer", 256)
+    ours = measured(START + EMIT, tmp_path / "ours", 256)
+    peer = measured(START + GDSTK, tmp_path / "peer", 256)
     print()
     shown("pfmc, masks and device table, 1 M weights", ours)
     shown("gdstk, references only, 1 M weights", peer)
@@ -117,7 +95,7 @@ def test_emission_beside_gdstk(tmp_path: Path) -> None:
 
 def test_a_layer_of_4096_by_4096(tmp_path: Path) -> None:
     """From weights in a file to masks: a million weights per second on one core, in less than a gibibyte."""
-    result = measured(COMPILE, tmp_path / "layer", 4096)
+    result = measured(START + COMPILE, tmp_path / "layer", 4096)
     print()
     shown("pfmc, weights to masks and device table, 4096 x 4096", result)
     assert result["weights_per_second"] > 1e6

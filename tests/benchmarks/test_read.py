@@ -6,12 +6,9 @@ load the file; measuring the strips would come on top.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent
+from measuring import measured, shown
 
 START = """
 import json, resource, sys, time
@@ -53,40 +50,24 @@ masks.read(str(folder / "masks" / "chip.gds"))
 seconds = time.perf_counter() - start
 """
 
-END = """
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"weights_per_second": blocks * 4096 / seconds, "peak_mib": peak}))
-"""
-
-
-def measured(job: str, folder: Path, blocks: int) -> dict[str, float]:
-    arguments = [sys.executable, "-c", START + job + END, TESTS, folder, str(blocks)]
-    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-    result: dict[str, float] = json.loads(printed)
-    return result
-
-
-def shown(name: str, result: dict[str, float]) -> None:
-    print(f"{name:58} {result['weights_per_second'] / 1e6:6.2f} M weights/s, peak {result['peak_mib']:6.0f} MiB")
-
 
 def test_reading_beside_gdstk_and_klayout(tmp_path: Path) -> None:
     """A million weights: every resistance from the geometry by pfmc, the structures alone by the others."""
-    measured(EMIT, tmp_path, 256)
-    ours = measured(READ, tmp_path, 256)
+    measured(START + EMIT, tmp_path, 256)
+    ours = measured(START + READ, tmp_path, 256)
     print()
     shown("pfmc, file to resistances, 1 M weights", ours)
-    gdstk = measured(GDSTK, tmp_path, 256)
+    gdstk = measured(START + GDSTK, tmp_path, 256)
     shown("gdstk, file to structures, 1 M weights", gdstk)
-    shown("KLayout, file to structures, 1 M weights", measured(KLAYOUT, tmp_path, 256))
+    shown("KLayout, file to structures, 1 M weights", measured(START + KLAYOUT, tmp_path, 256))
     assert ours["weights_per_second"] > 0.5e6
     assert ours["peak_mib"] < gdstk["peak_mib"]
 
 
 def test_a_layer_of_4096_by_4096(tmp_path: Path) -> None:
     """A file of a gigabyte, in less than a gibibyte of memory."""
-    measured(EMIT, tmp_path, 4096)
-    result = measured(READ, tmp_path, 4096)
+    measured(START + EMIT, tmp_path, 4096)
+    result = measured(START + READ, tmp_path, 4096)
     print()
     shown("pfmc, file to resistances, 4096 x 4096", result)
     assert result["weights_per_second"] > 0.5e6
