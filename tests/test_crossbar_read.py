@@ -142,9 +142,9 @@ def test_only_the_used_block_counts(technology: Technology, lengths: np.ndarray,
 
 
 def test_no_block_at_all_is_a_low_resistance(sg13g2: Technology, tmp_path: Path) -> None:
-    """10 um of silicide at 7 ohm per square, 0.5 um wide, and two terminals of 80e-6 ohm m."""
+    """10 um of silicide at 7 ohm per square, 0.5 um wide, two terminals of 80e-6 ohm m, and the via."""
     built = read(draw(sg13g2, np.zeros((ROWS, COLUMNS, 2), dtype=int)), tmp_path, sg13g2)
-    np.testing.assert_allclose(built.resistance, 7 * 10 / 0.5 + 2 * 80e-6 / 0.5e-6)
+    np.testing.assert_allclose(built.resistance, 7 * 10 / 0.5 + 2 * 80e-6 / 0.5e-6 + 9)
     assert (built.found, built.complaints) == (12, ())
 
 

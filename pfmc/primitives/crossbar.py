@@ -132,13 +132,15 @@ def model_resistance(
     silicided_length: Float[np.ndarray, "*n"],
     drawn_width: Float[np.ndarray, "*n"],
 ) -> Float[np.ndarray, "*n"]:
-    """Resistance of strips in a technology, ohms, for lengths and widths in metres.
+    """Resistance of strips in a technology, ohms, from row wire to column wire; lengths and widths in metres.
+
+    The contacts are part of the terminals, as in the foundries' models; the via to the column wire is added.
 
     Args:
         silicided_length: between the contacts, less ``cell.contact_distance`` at both ends: the terminals include that.
     """
     resistor = technology.resistor
-    return strip_resistance(
+    strip = strip_resistance(
         blocked_length,
         silicided_length,
         sheet_resistance=resistor.sheet_resistance.si,
@@ -148,3 +150,4 @@ def model_resistance(
         terminal_resistance=resistor.terminal_resistance.si,
         terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,
     )
+    return strip + technology.wires.via1_resistance.si

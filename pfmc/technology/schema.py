@@ -68,6 +68,8 @@ class Measures:
 Length = Annotated[Quantity, AfterValidator(Measures("length", 0.0, 0.1))]
 Offset = Annotated[Quantity, AfterValidator(Measures("length", -1e-3, 1e-3))]
 SheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7))]
+ZeroSheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7, True))]
+Resistance = Annotated[Quantity, AfterValidator(Measures("resistance", 0.0, 1e9, True))]
 WidthResistance = Annotated[Quantity, AfterValidator(Measures("resistance times width", 0.0, 1.0, True))]
 Voltage = Annotated[Quantity, AfterValidator(Measures("voltage", 0.0, 100.0))]
 Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0, whole=True))]
@@ -197,6 +199,20 @@ class Cell(Model):
     blanket_margin_y: Length  # beyond the outermost heads
 
 
+class Wiring(Model):
+    """Resistance of what connects the strips to drivers and sense amplifiers; zero is an ideal wire.
+
+    Rows are driven at their left end, or at both; columns are sensed at their lower end.
+    """
+
+    metal1_sheet_resistance: ZeroSheetResistance  # row wires
+    metal2_sheet_resistance: ZeroSheetResistance  # column wires
+    via1_resistance: Resistance  # of the one via between a strip and its column wire
+    driver_resistance: Resistance  # from the ideal source to the row's pin
+    sense_resistance: Resistance  # from the column's pin to virtual ground
+    driven_ends: Literal[1, 2]
+
+
 class TileSize(Model):
     """Weights per tile; a weight is a pair of strips."""
 
@@ -232,6 +248,7 @@ class Technology(Model):
     grid: Grid
     layers: Layers
     cell: Cell
+    wires: Wiring
     tile: TileSize
     converters: Converters
     chip: Chip
