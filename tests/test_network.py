@@ -25,6 +25,7 @@ def random_array(rows: int, columns: int, seed: int, absent: float = 0.0) -> np.
 def nodal(g: np.ndarray, wires: Wires) -> np.ndarray:
     """Dense nodal analysis: two nodes per crossing, one resistor stamped after another."""
     rows, columns = g.shape
+    row, column = (np.broadcast_to(r, g.shape) for r in (wires.row_segment, wires.column_segment))
     Y, source = np.zeros((2 * g.size, 2 * g.size)), np.zeros((2 * g.size, rows))
 
     def node(i: int, j: int, layer: int) -> int:
@@ -34,17 +35,17 @@ def nodal(g: np.ndarray, wires: Wires) -> np.ndarray:
         Y[[a, b], [a, b]] += siemens
         Y[[a, b], [b, a]] -= siemens
 
-    first, last = 1 / (wires.driver + wires.row_segment), 1 / (wires.sense + wires.column_segment)
+    last = 1 / (wires.sense + column[0])
     for i in range(rows):
         for j in range(columns):
             resistor(node(i, j, 0), node(i, j, 1), g[i, j])
             if j:
-                resistor(node(i, j - 1, 0), node(i, j, 0), 1 / wires.row_segment)
+                resistor(node(i, j - 1, 0), node(i, j, 0), 1 / row[i, j])
             if i:
-                resistor(node(i - 1, j, 1), node(i, j, 1), 1 / wires.column_segment)
+                resistor(node(i - 1, j, 1), node(i, j, 1), 1 / column[i, j])
         for j in [0, columns - 1] if wires.double_ended else [0]:
-            Y[node(i, j, 0), node(i, j, 0)] += first
-            source[node(i, j, 0), i] += first
+            Y[node(i, j, 0), node(i, j, 0)] += 1 / (wires.driver + row[i, j])
+            source[node(i, j, 0), i] += 1 / (wires.driver + row[i, j])
     ends = [node(0, j, 1) for j in range(columns)]
     Y[ends, ends] += last
     return np.asarray(last * np.linalg.solve(Y, source)[ends].T)
@@ -66,6 +67,18 @@ def test_every_segment_counts(
 ) -> None:
     g, wires = random_array(rows, columns, seed, 0.3), Wires(row, column, driver, sense, double)
     np.testing.assert_allclose(transfer_matrix(g, wires), nodal(g, wires), rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(1, 17), (17, 1), (12, 9)])
+def test_each_segment_and_each_tile_by_itself(shape: tuple[int, int], double: bool) -> None:
+    rng = np.random.default_rng(8)
+    g = rng.uniform(3e-5, 3e-4, (2, 3, *shape))
+    row, column = rng.uniform(0.02, 3, g.shape), rng.uniform(0.02, 3, (2, 1, *shape))
+    found = transfer_matrix(g, Wires(row, column, 1.0, 1.2, double))
+    for tile in np.ndindex(2, 3):
+        alone = Wires(row[tile], column[tile[0], 0], 1.0, 1.2, double)
+        np.testing.assert_allclose(found[tile], nodal(g[tile], alone), rtol=1e-11)
 
 
 @pytest.mark.parametrize("double", [False, True])

@@ -27,23 +27,33 @@ TOGETHER = 4096  # crossings up to which blocks at the edge are solved in one ba
 class Wires:
     """What lies between the sources, the devices and the sense nodes, in ohms; each may be zero.
 
-    Row i is driven at its column 0 end: source, `driver`, one `row_segment`, crossing (i, 0), one `row_segment`,
-    crossing (i, 1), … Column j is sensed at its row 0 end: virtual ground, `sense`, one `column_segment`, crossing
-    (0, j), … With `double_ended` the same source also drives the far end of the row: crossing (i, columns − 1), one
-    `row_segment`, `driver`, source. The other wire ends are open.
+    Row i is driven at its column 0 end: source, `driver`, `row_segment[i, 0]`, crossing (i, 0), `row_segment[i, 1]`,
+    crossing (i, 1), … Column j is sensed at its row 0 end: virtual ground, `sense`, `column_segment[0, j]`, crossing
+    (0, j), `column_segment[1, j]`, crossing (1, j), … Segment [i, j] thus lies in front of crossing (i, j), on the
+    side of the driver or of the sense node. Each of the two is one number for all segments, or an array that
+    broadcasts to the conductances, (*batch, rows, columns): (rows, columns) for every segment by itself, (columns,)
+    for equal rows, (batch, 1, 1) for one number per tile.
+
+    With `double_ended` the same source also drives the far end of the row, through a segment like the one in front of
+    the last crossing: crossing (i, columns − 1), `row_segment[i, columns − 1]`, `driver`, source. The other wire ends
+    are open.
+
+    Raises:
+        UsageError: a resistance is negative or not finite.
     """
 
-    row_segment: float
-    column_segment: float
+    row_segment: float | Float[np.ndarray, "..."]
+    column_segment: float | Float[np.ndarray, "..."]
     driver: float = 0.0
     sense: float = 0.0
     double_ended: bool = False
 
     def __post_init__(self) -> None:
         for name in ("row_segment", "column_segment", "driver", "sense"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value} Ω", "wires", "give a finite resistance that is not negative")
+            value = np.asarray(getattr(self, name))
+            wrong = value[~(np.isfinite(value) & (value >= 0))]
+            if wrong.size:
+                raise UsageError(f"{name} is {wrong[0]} Ω", "wires", "give a finite resistance that is not negative")
 
 
 @dataclass(frozen=True)
@@ -59,25 +69,31 @@ class _Join:
     kept: Array | None = None  # the ports that were kept, where open wire ends were left out only afterwards
 
 
-def transfer_matrix(conductance: Float[np.ndarray, "rows columns"], wires: Wires) -> Float[np.ndarray, "rows columns"]:
+def transfer_matrix(
+    conductance: Float[np.ndarray, "*batch rows columns"], wires: Wires
+) -> Float[np.ndarray, "*batch rows columns"]:
     """Current into column j's sense node per volt on row i, in siemens; all other rows at 0 V.
+
+    With voltages v (rows,) on the drivers the column currents are v @ transfer_matrix(…). Leading axes are tiles of the
+    same shape, each solved by itself.
 
     Args:
         conductance: siemens, ≥ 0; zero is an absent device.
         wires: the resistances around the devices.
 
     Raises:
-        UsageError: a conductance is negative or not finite, or the array is empty.
+        UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
-    _check(conductance)
     k, row, column = _crossings(conductance, wires)
-    H, _ = _reduce(k[None], row, column, _both_ends(wires), top=False)
-    return _close(H[0], conductance.shape, k.shape, wires)[0]
+    H, _ = _reduce(k, row, column, wires.double_ended, top=False)
+    return _close(H, conductance.shape[-2:], row, wires)[0].reshape(conductance.shape)
 
 
 def transfer_adjoint(
-    conductance: Float[np.ndarray, "rows columns"], wires: Wires, gradient: Float[np.ndarray, "rows columns"]
-) -> Float[np.ndarray, "rows columns"]:
+    conductance: Float[np.ndarray, "*batch rows columns"],
+    wires: Wires,
+    gradient: Float[np.ndarray, "*batch rows columns"],
+) -> Float[np.ndarray, "*batch rows columns"]:
     """Gradient of Σ gradient · transfer_matrix(conductance, wires) with respect to every conductance.
 
     Args:
@@ -86,54 +102,63 @@ def transfer_adjoint(
         gradient: of a scalar with respect to the transfer matrix.
 
     Raises:
-        UsageError: a conductance is negative or not finite, or the array is empty.
+        UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
-    _check(conductance)
-    rows, columns = conductance.shape
+    rows, columns = conductance.shape[-2:]
     k, row, column = _crossings(conductance, wires)
-    H, tree = _reduce(k[None], row, column, _both_ends(wires), top=False)
-    _, inputs, outputs = _close(H[0], conductance.shape, k.shape, wires)
-    H_bar = outputs.T @ gradient.T @ inputs.T
-    k_bar = _spread(0.5 * (H_bar + H_bar.T)[None], (_both_ends(wires), False), tree, row[None], column[None])[0]
-    series = row[:columns] + column[:rows, None]
-    return np.asarray(k_bar[:rows, :columns] / np.square(1.0 + conductance * series))  # k = g / (1 + g · series)
+    H, tree = _reduce(k, row, column, wires.double_ended, top=False)
+    _, inputs, outputs = _close(H, (rows, columns), row, wires)
+    H_bar = outputs.mT @ gradient.reshape(-1, rows, columns).mT @ inputs.mT
+    k_bar = _spread(0.5 * (H_bar + H_bar.mT), (wires.double_ended, False), tree, row, column)
+    series = (row + column)[:, :rows, :columns].reshape(conductance.shape)
+    return k_bar[:, :rows, :columns].reshape(conductance.shape) / np.square(1.0 + conductance * series)
 
 
-def _check(conductance: Array) -> None:
-    if conductance.size == 0 or not (np.isfinite(conductance).all() and (conductance >= 0).all()):
-        raise UsageError("a conductance is negative or not finite, or there is none", "crossbar", "give siemens ≥ 0")
+def wire_loading(conductance_max: float, wires: Wires, rows: int, columns: int) -> float:
+    """How heavily the wires load a tile: x = G_max · (resistance of a whole wire), of the rows or columns the larger.
 
-
-def _both_ends(wires: Wires) -> bool:
-    """Whether a second source makes a difference: not through a row without any resistance."""
-    return wires.double_ended and wires.driver + wires.row_segment > 0
+    Near 0.01 a tile can be compensated for its wires with little loss of range; near 1 hardly any range is left. (At
+    the end of a row of N devices that all have G_max the voltage is lower by about x · N/2 of it, as long as that is
+    small.) `conductance_max` is in siemens; segments that differ count with their mean; driver and sense resistances
+    are not part of x.
+    """
+    along_row, along_column = np.mean(wires.row_segment) * columns, np.mean(wires.column_segment) * rows
+    return float(conductance_max * max(along_row, along_column))
 
 
 def _crossings(conductance: Array, wires: Wires) -> tuple[Array, Array, Array]:
-    """Current through each device per volt across it and its own two segments; the segment before each column and row.
+    """Current through each device per volt across it and its own two segments; the segments; each (tiles, m, n).
 
     The array is padded with absent devices on wires without resistance until it can be halved down to a few crossings.
     """
-    rows, columns = conductance.shape
+    if conductance.size == 0 or not (np.isfinite(conductance).all() and (conductance >= 0).all()):
+        raise UsageError("a conductance is negative or not finite, or there is none", "crossbar", "give siemens ≥ 0")
+    *batch, rows, columns = conductance.shape
     padded = [-(-n // (part := 1 << max(0, int(math.log2(n / 3))))) * part if n > 3 else n for n in (rows, columns)]
-    row, column = np.zeros(padded[1]), np.zeros(padded[0])
-    row[:columns], column[:rows] = wires.row_segment, wires.column_segment
-    row[0] += wires.driver
-    column[0] += wires.sense
-    g = np.zeros(padded)
-    g[:rows, :columns] = conductance
-    return g / (1.0 + g * (row + column[:, None])), row, column
+    g, row, column = np.zeros((3, *batch, *padded))
+    for name, array in (("row_segment", row), ("column_segment", column)):
+        try:
+            array[..., :rows, :columns] = getattr(wires, name)
+        except ValueError:
+            shape = np.shape(getattr(wires, name))
+            raise UsageError(
+                f"{name} has the shape {shape}, the conductances {conductance.shape}", "wires", "give fitting shapes"
+            ) from None
+    row[..., 0] += wires.driver
+    column[..., 0, :] += wires.sense
+    g[..., :rows, :columns] = conductance
+    g, row, column = (array.reshape(-1, *padded) for array in (g, row, column))
+    return g / (1.0 + g * (row + column)), row, column
 
 
 def _reduce(k: Array, row: Array, column: Array, right: bool, top: bool) -> tuple[Array, _Join | None]:
     """Hybrid matrices of equal blocks k (blocks, m, n); ports in the order left, right, bottom, top.
 
-    row (…, n) and column (…, m) are the segments; right and top say whether those ends are wanted.
+    row and column are the segments; right and top say whether those ends are wanted.
     """
     _, m, n = k.shape
-    row, column = np.broadcast_to(row, (len(k), n)), np.broadcast_to(column, (len(k), m))
     if m == n == 1:
-        return _crossing(k[:, 0, 0], row[:, 0], column[:, 0], right, top), None
+        return _crossing(k[:, 0, 0], row[:, 0, 0], column[:, 0, 0], right, top), None
     horizontal = n >= m
     if m * n <= TOGETHER and not (right and top):
         H, tree = _reduce(k, row, column, True, True)
@@ -141,10 +166,11 @@ def _reduce(k: Array, row: Array, column: Array, right: bool, top: bool) -> tupl
         return _sorted(H, kept), None if tree is None else replace(tree, kept=kept)
     half = (n if horizontal else m) // 2
     if horizontal:
-        parts = [(k[:, :, :half], row[:, :half], column), (k[:, :, half:], row[:, half:], column)]
+        parts = [(k[:, :, :half], row[:, :, :half], column[:, :, :half])]
+        parts += [(k[:, :, half:], row[:, :, half:], column[:, :, half:])]
         ends = [(True, top), (right, top)]
     else:
-        parts = [(k[:, :half], row, column[:, :half]), (k[:, half:], row, column[:, half:])]
+        parts = [(k[:, :half], row[:, :half], column[:, :half]), (k[:, half:], row[:, half:], column[:, half:])]
         ends = [(right, True), (right, top)]
     if parts[0][0].shape == parts[1][0].shape and ends[0] == ends[1]:
         stacked = [np.concatenate(pair) for pair in zip(*parts, strict=True)]
@@ -235,28 +261,31 @@ def _join(
     return _sorted(H, _merged(shapes, ends, horizontal)), _Join(horizontal, current, voltage, shapes, ends, halves)
 
 
-def _close(H: Array, shape: tuple[int, ...], padded: tuple[int, ...], wires: Wires) -> tuple[Array, Array, Array]:
+def _close(H: Array, shape: tuple[int, int], row: Array, wires: Wires) -> tuple[Array, Array, Array]:
     """Transfer matrix; every port's input per source voltage; every sense current per signed output of a port."""
-    (rows, columns), (m, _) = shape, padded
-    far = m * _both_ends(wires)
+    (rows, columns), m = shape, row.shape[1]
+    far = m * wires.double_ended
     left, right = np.arange(rows), np.arange(m, m + far)[:rows]
     bottom = np.arange(m + far, m + far + columns)
-    inputs, outputs = np.zeros((len(H), rows)), np.zeros((columns, len(H)))
-    inputs[left, left] = 1.0
-    outputs[np.arange(columns), bottom] = -1.0
-    W = -H[np.ix_(bottom, left)]
+    inputs, outputs = np.zeros((len(H), H.shape[-1], rows)), np.zeros((len(H), columns, H.shape[-1]))
+    inputs[:, left, left] = 1.0
+    outputs[:, np.arange(columns), bottom] = -1.0
+    W = -H[:, bottom[:, None], left]
     if far:
-        loop = H[np.ix_(right, right)] - (wires.driver + wires.row_segment) * np.eye(rows)
-        inputs[right] = np.linalg.solve(loop, np.eye(rows) - H[np.ix_(right, left)])
-        outputs[:, right] = np.linalg.solve(loop, H[np.ix_(right, bottom)]).T
-        W = W - H[np.ix_(bottom, right)] @ inputs[right]
-    return np.ascontiguousarray(W.T), inputs, outputs
+        behind = wires.driver + row[:, :rows, columns - 1] - wires.driver * (columns == 1)
+        # A row without any resistance: the second source brings no current, whatever is put before it.
+        behind[behind + row[:, :rows].sum(axis=2) == 0] = 1.0
+        loop = H[:, right[:, None], right] - behind[:, :, None] * np.eye(rows)
+        inputs[:, right] = np.linalg.solve(loop, np.eye(rows) - H[:, right[:, None], left])
+        outputs[:, :, right] = np.linalg.solve(loop, H[:, right[:, None], bottom]).mT
+        W = W - H[:, bottom[:, None], right] @ inputs[:, right]
+    return np.ascontiguousarray(W.mT), inputs, outputs
 
 
 def _spread(H_bar: Array, ends: tuple[bool, bool], tree: _Join | None, row: Array, column: Array) -> Array:
     """Gradient with respect to k, given the symmetric gradient with respect to a block's signed hybrid matrix."""
     if tree is None:
-        u = _device(row[:, 0], column[:, 0], *ends)
+        u = _device(row[:, 0, 0], column[:, 0, 0], *ends)
         return np.asarray(np.einsum("bi,bij,bj->b", u, H_bar, u)[:, None, None])
     if tree.kept is not None:
         (ma, na), (mb, nb) = tree.shapes
@@ -283,8 +312,11 @@ def _spread(H_bar: Array, ends: tuple[bool, bool], tree: _Join | None, row: Arra
         for bar, shape, end in zip((A_bar, B_bar), tree.shapes, tree.ends, strict=True)
     ]
     (ma, na), _ = tree.shapes
-    rows = (row[:, :na], row[:, na:]) if horizontal else (row, row)
-    columns = (column, column) if horizontal else (column[:, :ma], column[:, ma:])
+    first, second = (
+        np.index_exp[:, :, :na] if horizontal else np.index_exp[:, :ma],
+        (np.index_exp[:, :, na:] if horizontal else np.index_exp[:, ma:]),
+    )
+    rows, columns = (row[first], row[second]), (column[first], column[second])
     if len(tree.halves) == 1:
         both = _spread(
             np.concatenate(bars), tree.ends[0], tree.halves[0], np.concatenate(rows), np.concatenate(columns)
