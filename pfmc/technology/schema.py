@@ -192,7 +192,7 @@ class Cell(Model):
     via_offset: Length  # lower edge above the end of the body
     row_wire_width: Length
     row_wire_offset: Offset  # lower edge relative to the start of the body (negative: below)
-    row_wire_extension: Length  # beyond the outermost strips' edges
+    row_wire_extension: Length  # beyond the outermost strips' edges; half a pin
     column_wire_width: Length
     column_wire_extension: Length  # beyond the first and the last body
     blanket_margin_x: Length  # beyond the outermost strips' edges

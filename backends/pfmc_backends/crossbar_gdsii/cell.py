@@ -79,7 +79,7 @@ def array_shapes(technology: Technology) -> Iterator[Rectangle]:
     for row in range(rows):
         y = row * units(cell.row_pitch) + units(cell.row_wire_offset)
         yield Rectangle(layers.metal1, -edge, y, right, y + row_width)
-        yield Rectangle(layers.metal1_pin, -edge, y, -edge + row_width, y + row_width)
+        yield Rectangle(layers.metal1_pin, -edge, y, -edge + 2 * units(cell.row_wire_extension), y + row_width)
     for strip in range(strips):
         x = strip * units(cell.strip_pitch)
         yield Rectangle(layers.metal2, x - column_half, low, x + column_half, high)
@@ -91,11 +91,10 @@ def array_shapes(technology: Technology) -> Iterator[Rectangle]:
 def array_labels(technology: Technology) -> Iterator[Label]:
     """Names of the wires, in the middle of their pins: row0, …; col0p, col0n, …"""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
-    half_row = units(cell.row_wire_width) // 2
-    edge = units(cell.strip_width) // 2 + units(cell.row_wire_extension)
+    left, half_row = -(units(cell.strip_width) // 2), units(cell.row_wire_width) // 2
     for row in range(int(technology.tile.rows.value)):
         y = row * units(cell.row_pitch) + units(cell.row_wire_offset)
-        yield Label(layers.metal1_text, f"row{row}", half_row - edge, y + half_row)
+        yield Label(layers.metal1_text, f"row{row}", left, y + half_row)
     y = units(cell.column_wire_width) // 2 - units(cell.column_wire_extension)
     for strip in range(2 * int(technology.tile.columns.value)):
         yield Label(layers.metal2_text, f"col{strip // 2}{'pn'[strip % 2]}", strip * units(cell.strip_pitch), y)
