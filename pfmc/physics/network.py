@@ -42,8 +42,8 @@ class Wires:
         UsageError: a resistance is negative or not finite.
     """
 
-    row_segment: float | Float[np.ndarray, "..."]
-    column_segment: float | Float[np.ndarray, "..."]
+    row_segment: float | Float[np.ndarray, "*tile"]
+    column_segment: float | Float[np.ndarray, "*tile"]
     driver: float = 0.0
     sense: float = 0.0
     double_ended: bool = False
@@ -111,7 +111,7 @@ def transfer_adjoint(
     H_bar = outputs.mT @ gradient.reshape(-1, rows, columns).mT @ inputs.mT
     k_bar = _spread(0.5 * (H_bar + H_bar.mT), (wires.double_ended, False), tree, row, column)
     series = (row + column)[:, :rows, :columns].reshape(conductance.shape)
-    return k_bar[:, :rows, :columns].reshape(conductance.shape) / np.square(1.0 + conductance * series)
+    return np.asarray(k_bar[:, :rows, :columns].reshape(conductance.shape) / np.square(1.0 + conductance * series))
 
 
 def wire_loading(conductance_max: float, wires: Wires, rows: int, columns: int) -> float:
