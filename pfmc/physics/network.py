@@ -42,8 +42,8 @@ class Wires:
         UsageError: a resistance is negative or not finite.
     """
 
-    row_segment: float | Float[np.ndarray, "*tile"]
-    column_segment: float | Float[np.ndarray, "*tile"]
+    row_segment: float | Float[np.ndarray, "*row_tile"]
+    column_segment: float | Float[np.ndarray, "*column_tile"]
     driver: float = 0.0
     sense: float = 0.0
     double_ended: bool = False
