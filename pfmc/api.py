@@ -57,6 +57,7 @@ class Bundle:
         tolerance: float = 0.05,
         accept_modified: bool = False,
         ideal_converters: bool = False,
+        ideal_wires: bool = False,
         seed: int = 0,
         observer: Observer | None = None,
     ) -> Verification:
@@ -69,6 +70,7 @@ class Bundle:
             tolerance: largest relative error, ‖y_fab − y_ref‖₂ / ‖y_ref‖₂, that passes.
             accept_modified: let files pass that were changed after the compile.
             ideal_converters: leave the converters' rounding and clipping out.
+            ideal_wires: leave the resistance of the wires out.
             seed: of random inputs.
             observer: is told about progress.
 
@@ -77,7 +79,13 @@ class Bundle:
             ArtifactError: if the bundle cannot be understood.
         """
         options = VerifyOptions(
-            None if data is None else Path(data), samples, tolerance, accept_modified, ideal_converters, seed
+            data=None if data is None else Path(data),
+            samples=samples,
+            tolerance=tolerance,
+            accept_modified=accept_modified,
+            ideal_converters=ideal_converters,
+            ideal_wires=ideal_wires,
+            seed=seed,
         )
         return verify_bundle(self.path, options, observer or Silent())
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from pfmc.bundle import TileRecord
 from pfmc.layout.layout import Layout
+from pfmc.physics.network import Wires
 from pfmc.technology.schema import Technology
 
 Progress = Callable[[int], None]  # called with the number of tiles done since the last call
@@ -36,14 +37,16 @@ class TileAsBuilt:
     """A tile as the files have it.
 
     Attributes:
-        resistance: of each device of the block (not of unused positions), ohms, from the geometry; infinite where none
-            conducts. Last axis G+, G−.
-        found: how many devices of the block were recovered whole.
+        resistance: of each device of the tile, unused positions included (they load the wires), ohms, from the
+            geometry; infinite where none conducts. Last axis G+, G−.
+        wires: what lies around the devices, from the geometry: segments of rows × 2 · columns crossings.
+        found: how many devices of the block, which carry weights, were recovered whole.
         complaints: what was found that does not belong, one line each, bounded in number.
     """
 
     name: str
     resistance: Float[np.ndarray, "rows columns 2"]
+    wires: Wires
     found: int
     complaints: tuple[str, ...] = ()
 

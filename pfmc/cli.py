@@ -115,11 +115,20 @@ def verify(
     ideal_converters: Annotated[
         bool, typer.Option("--ideal-converters", help="Leave the converters' rounding and clipping out.")
     ] = False,
+    ideal_wires: Annotated[bool, typer.Option("--ideal-wires", help="Leave the resistance of the wires out.")] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what the emitted files compute, against the original model. Exit status 1: out of tolerance."""
-    options = VerifyOptions(data, samples, tolerance, accept_modified, ideal_converters, seed)
+    options = VerifyOptions(
+        data=data,
+        samples=samples,
+        tolerance=tolerance,
+        accept_modified=accept_modified,
+        ideal_converters=ideal_converters,
+        ideal_wires=ideal_wires,
+        seed=seed,
+    )
     with Watch() as watch:
         verification = verify_bundle(folder, options, watch)
     if as_json:

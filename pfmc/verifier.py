@@ -30,6 +30,7 @@ class VerifyOptions:
         tolerance: largest relative error that passes.
         accept_modified: whether files that were changed after the compile may pass.
         ideal_converters: leave rounding and clipping of the converters out: what the masks alone do.
+        ideal_wires: leave the resistance of the wires out: what the strips alone do.
     """
 
     data: Path | None = None
@@ -37,6 +38,7 @@ class VerifyOptions:
     tolerance: float = 0.05
     accept_modified: bool = False
     ideal_converters: bool = False
+    ideal_wires: bool = False
     seed: int = 0
 
 
@@ -54,6 +56,7 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         "modified_files": modified,
         "accept_modified": options.accept_modified,
         "tolerance": options.tolerance,
+        "wires": "ideal" if options.ideal_wires else "technology",
         "converters": "ideal" if options.ideal_converters else "technology",
     }
     try:
@@ -67,6 +70,7 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
             tiles=manifest.path_of(folder, "tiles"),
             host=manifest.path_of(folder, "host"),
             ideal_converters=options.ideal_converters,
+            ideal_wires=options.ideal_wires,
         )
         fabricated = rebuilt.runtime()
     except (ArtifactError, ImportModelError, VerifyError) as e:

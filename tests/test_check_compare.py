@@ -132,6 +132,7 @@ def verdict(output: OutputComparison, **changes: object) -> Verification:
         "modified_files": [],
         "accept_modified": False,
         "tolerance": 0.05,
+        "wires": "technology",
         "converters": "technology",
         "complaints": (),
     }
@@ -172,6 +173,7 @@ def test_one_bad_output_is_enough() -> None:
         modified_files=[],
         accept_modified=False,
         tolerance=0.05,
+        wires="technology",
         converters="ideal",
         complaints=[],
     ).passed
@@ -184,6 +186,7 @@ def test_what_could_not_be_measured_does_not_pass() -> None:
         modified_files=["masks/chip.gds"],
         accept_modified=True,
         tolerance=0.05,
+        wires="ideal",
         converters="technology",
     )
     assert not unmeasured.passed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ml_dtypes
@@ -25,6 +25,7 @@ from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.weights import Matrix
 from pfmc.ir.windows import Windows
 from pfmc.netlist.netlist import Range
+from pfmc.physics.crossbar import IDEAL
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -119,7 +120,7 @@ def exact_tiles(
                     output_high=output_range.high,
                 )
             )
-            built.append(TileAsBuilt(name, resistance, resistance.size))
+            built.append(TileAsBuilt(name, resistance, IDEAL, resistance.size))
     return records, built
 
 
@@ -435,7 +436,7 @@ def some_tiles(case: Case, node: MatrixVector) -> tuple[list[TileRecord], list[T
         }
         changed.append(record.model_copy(update=update))
         resistance = tile.resistance / scale * rng.uniform(0.9, 1.1, tile.resistance.shape)
-        devices.append(TileAsBuilt(tile.name, resistance, tile.found))
+        devices.append(TileAsBuilt(tile.name, resistance, IDEAL, tile.found))
     return changed, devices
 
 
@@ -537,8 +538,8 @@ def test_tiles_that_cannot_be_are_refused(
     [
         (lambda built: built[1:], "was not read back"),
         (lambda built: [*built, built[0]], "came twice"),
-        (lambda built: [TileAsBuilt(built[0].name, built[0].resistance[:-1], 0), *built[1:]], "devices of shape"),
-        (lambda built: [TileAsBuilt(built[0].name, built[0].resistance * 0, 0), *built[1:]], "not a positive number"),
+        (lambda built: [replace(built[0], resistance=built[0].resistance[:-1]), *built[1:]], "devices hold no"),
+        (lambda built: [replace(built[0], resistance=built[0].resistance * 0), *built[1:]], "not a positive number"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")

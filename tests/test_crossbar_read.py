@@ -18,6 +18,7 @@ from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.primitives.wiring import nominal_wires
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Layer, Technology
 
@@ -135,9 +136,9 @@ def test_resistances_are_those_of_the_lengths_drawn(
 
 
 def test_only_the_used_block_counts(technology: Technology, lengths: np.ndarray, tmp_path: Path) -> None:
-    """The strips beyond it are on the masks, and no business of the weights."""
+    """The strips beyond it are on the masks, where they load the wires, and no business of the weights."""
     built = read(draw(technology, lengths), tmp_path, technology, record(2, 1))
-    np.testing.assert_allclose(built.resistance, CrossbarTile.of(technology).resistance(lengths[:2, :1]), rtol=1e-12)
+    np.testing.assert_allclose(built.resistance, CrossbarTile.of(technology).resistance(lengths), rtol=1e-12)
     assert (built.found, built.complaints) == (4, ())
 
 
@@ -371,6 +372,34 @@ def test_a_cut_row_wire_loses_what_lies_behind_the_cut(sg13g2: Technology, tmp_p
     assert built.found == 10
 
 
+def test_a_wire_that_was_narrowed_resists_more_where_it_is_narrow(sg13g2: Technology, tmp_path: Path) -> None:
+    """A row wire of which a half is taken away over 90 nm, between the third strip and the fourth."""
+    library = draw(sg13g2, np.full((ROWS, COLUMNS, 2), 4000))
+    cell = sg13g2.cell
+    (wire,) = [p for p in shapes(library, sg13g2.layers.metal1) if np.ptp(p.bounding_box(), axis=0)[0] > 2000][1:2]
+    (_, y0), (_, y1) = wire.bounding_box()
+    notch = box(sg13g2.layers.metal1, 2 * nm(cell.strip_pitch) + 400, (y0 + y1) / 2, 2 * nm(cell.strip_pitch) + 490, y1)
+    library["anything"].remove(wire)
+    library["anything"].add(*gdstk.boolean(wire, notch, "not", layer=wire.layer, datatype=wire.datatype))
+    built = read(library, tmp_path, sg13g2)
+    ohms = np.asarray(built.wires.row_segment)
+    plain = 0.110 * cell.strip_pitch.si / cell.row_wire_width.si
+    np.testing.assert_allclose(ohms[:, 1:3], plain)
+    np.testing.assert_allclose(ohms[[0, 2], 3], plain)
+    np.testing.assert_allclose(ohms[1, 3], plain + 0.110 * 90e-9 / cell.row_wire_width.si)
+    assert built.complaints == ()
+
+
+def test_columns_whose_names_are_exchanged_are_told_beside_the_wrong_weights(
+    sg13g2: Technology, tmp_path: Path
+) -> None:
+    library = draw(sg13g2, np.full((ROWS, COLUMNS, 2), 4000))
+    for label in library["anything"].labels:
+        label.text = {"col0p": "col1p", "col1p": "col0p"}.get(label.text, label.text)
+    built = read(library, tmp_path, sg13g2)
+    assert any("out of order" in line for line in built.complaints)
+
+
 @pytest.mark.parametrize("text", ["row9999999999", "row-1", "col0x", "[red]row0", "row0\n"])
 def test_a_label_that_names_nothing_is_data(text: str, sg13g2: Technology, tmp_path: Path) -> None:
     """Wrong if it is taken for a wire's name, or breaks the line that reports it."""
@@ -462,11 +491,13 @@ def test_emitted_masks_read_the_same_whoever_wrote_them_last(
     tool(tmp_path / "masks" / "chip.gds")
     after = list(read_tiles(tmp_path, sg13g2, records(chip), lambda _done: None))
     for (_, devices), first, second in zip(chip.programmed(), before, after, strict=True):
-        rows, columns, _ = first.resistance.shape
-        wanted = CrossbarTile.of(sg13g2).resistance(devices.lengths[:rows, :columns])
+        wanted = CrossbarTile.of(sg13g2).resistance(devices.lengths)
+        wires = nominal_wires(sg13g2)
         for built in (first, second):
             np.testing.assert_allclose(built.resistance, wanted, rtol=1e-12)
-            assert (built.found, built.complaints) == (wanted.size, ())
+            np.testing.assert_allclose(built.wires.row_segment, np.tile(wires.row_segment, (ROWS, 1)))
+            np.testing.assert_allclose(built.wires.column_segment, np.tile(wires.column_segment, (1, 2 * COLUMNS)))
+            assert built.complaints == ()
 
 
 def test_tiles_come_in_the_order_asked_for_and_progress_is_told(sg13g2: Technology, tmp_path: Path) -> None:

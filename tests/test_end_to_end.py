@@ -56,7 +56,7 @@ def test_a_sample_works_as_fabricated(bundles: dict[str, pfmc.Bundle], sample: s
     assert output.agreement >= 0.99
     assert abs(verdict.accuracy["fabricated"] - verdict.accuracy["reference"]) <= 0.01
     assert verdict.devices_read_back == verdict.devices == bundle.manifest.devices
-    assert verdict.wires == "ideal"
+    assert verdict.wires == "technology"
 
 
 @pytest.mark.parametrize("sample", ["digits_mlp", "digits_cnn"])

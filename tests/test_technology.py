@@ -88,7 +88,7 @@ def test_the_generic_process_claims_no_foundry() -> None:
 
 @pytest.mark.parametrize(
     ("name", "ohms_short", "ohms_long", "silicide_short"),
-    # bodies and ends from the compact models' formulas, by hand: ρ·L/(W − ΔW) + 2·t/W', and the via; then the silicided remainder
+    # bodies, ends and via from the compact models' formulas, by hand: ρ·L/(W − ΔW) + 2·t/W' + via; then the silicided rest
     [
         ("sg13g2", 1360 * 1.0 / 0.46 + 2 * 160 + 9, 1360 * 9.58 / 0.46 + 2 * 160 + 9, 7.0 * 9.0 / 0.5),
         ("gf180mcu", (350 * 1.5 + 120) / 0.749 + 4.5, (350 * 12.0 + 120) / 0.749 + 4.5, 7.3 * 10.5 / 0.8),

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.errors import VerifyError
-from pfmc.physics.crossbar import effective_matrix
+from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.technology.schema import Technology
 
 DOMAIN: Final = "pfmc"
@@ -170,20 +170,24 @@ class Crossbars:
         self.output_code_low[columns], self.output_code_high[columns] = low, high
         self.microamps_per_code[columns], self.units_per_code[columns] = full_microamps / high, full_output / high
 
-    def place(self, tile: TileRecord, built: TileAsBuilt) -> None:
-        """Put the devices of a tile in.
+    def place(self, tile: TileRecord, built: TileAsBuilt, *, ideal_wires: bool = False) -> None:
+        """Put in what the devices of a tile compute together.
+
+        Args:
+            ideal_wires: leave the resistance of its wires out.
 
         Raises:
-            VerifyError: if they are not the tile's, or a resistance is not a positive number.
+            VerifyError: if the devices are fewer than the tile's, or a resistance is not a positive number.
         """
-        shape = (tile.row_stop - tile.row_start, tile.column_stop - tile.column_start, 2)
-        if built.resistance.shape != shape:
-            raise VerifyError(f"devices of shape {built.resistance.shape} are not {shape}", f"tile {tile.name}")
+        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        if built.resistance.shape[0] < rows or built.resistance.shape[1] < columns:
+            raise VerifyError(f"{built.resistance.shape} devices hold no {rows} x {columns}", f"tile {tile.name}")
         if not np.all(built.resistance > 0):
             raise VerifyError("a resistance is not a positive number", f"tile {tile.name}")
+        siemens = effective_matrix(1.0 / built.resistance, IDEAL if ideal_wires else built.wires)
         at = tile.row_start // self.microsiemens.shape[1]
-        block = self.microsiemens[at, : shape[0], tile.column_start : tile.column_stop]
-        block[...] = 1e6 * effective_matrix(1.0 / built.resistance)
+        block = self.microsiemens[at, :rows, tile.column_start : tile.column_stop]
+        block[...] = 1e6 * siemens[:rows, :columns]
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of the call: how x is padded and split."""

@@ -85,6 +85,7 @@ def as_fabricated(
     technology: Technology,
     *,
     ideal_converters: bool = False,
+    ideal_wires: bool = False,
 ) -> onnx.ModelProto:
     """The host model whose calls compute what the tiles compute: standard operators only, runs anywhere.
 
@@ -94,6 +95,7 @@ def as_fabricated(
         resistance: their devices, each tile once, in any order.
         technology: whose converters stand at the tiles.
         ideal_converters: leave rounding and clipping out.
+        ideal_wires: leave the resistance of the wires out.
 
     Raises:
         ArtifactError: if the host model cannot be read.
@@ -118,7 +120,7 @@ def as_fabricated(
             raise VerifyError("the tile is not in the table of tiles, or came twice", f"tile {built.name}")
         missing.remove(built.name)
         tile = records[built.name]
-        crossbars[tile.node].place(tile, built)
+        crossbars[tile.node].place(tile, built, ideal_wires=ideal_wires)
     if missing:
         raise VerifyError("the tile was not read back", f"tile {min(missing)}")
     names = _Names(model.graph)

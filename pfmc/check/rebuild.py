@@ -47,6 +47,7 @@ def rebuild(
     tiles: Path,
     host: Path,
     ideal_converters: bool = False,
+    ideal_wires: bool = False,
 ) -> Rebuilt:
     """Read the masks below ``folder`` and put what they compute into the host model.
 
@@ -54,6 +55,7 @@ def rebuild(
         tiles: the table of tiles.
         host: the host model.
         ideal_converters: leave rounding and clipping of the converters out.
+        ideal_wires: leave the resistance of the wires out.
 
     Raises:
         ArtifactError: if a file cannot be understood.
@@ -70,5 +72,6 @@ def rebuild(
             complaints.extend(tile.complaints)
             yield tile
 
-    model = as_fabricated(host, records, watched(), technology, ideal_converters=ideal_converters)
+    ideal = {"ideal_converters": ideal_converters, "ideal_wires": ideal_wires}
+    model = as_fabricated(host, records, watched(), technology, **ideal)
     return Rebuilt(model, found, tuple(complaints))

@@ -23,7 +23,7 @@ class Verification:
         devices_read_back: how many were found in the files.
         modified_files: those that are not what the manifest says.
         tolerance: largest relative error that passes.
-        wires: "ideal": the resistance of the wires is left out.
+        wires: "technology", or "ideal": the resistance of the wires is left out.
         converters: "technology", or "ideal": their rounding and clipping is left out.
         complaints: what the reader of the files found that does not belong, one line each.
         passed: the verdict: every output is within tolerance, every device was read back, and no file was changed, or
@@ -38,7 +38,7 @@ class Verification:
     devices_read_back: int
     modified_files: list[str]
     tolerance: float
-    wires: Literal["ideal"]
+    wires: Literal["technology", "ideal"]
     converters: Literal["technology", "ideal"]
     complaints: list[str]
     passed: bool
@@ -55,6 +55,7 @@ class Verification:
         modified_files: Sequence[str],
         accept_modified: bool,
         tolerance: float,
+        wires: Literal["technology", "ideal"],
         converters: Literal["technology", "ideal"],
         complaints: Sequence[str],
     ) -> Verification:
@@ -70,7 +71,7 @@ class Verification:
             devices_read_back=devices_read_back,
             modified_files=list(modified_files),
             tolerance=tolerance,
-            wires="ideal",
+            wires=wires,
             converters=converters,
             complaints=list(complaints),
             passed=bool(within) and all(within) and devices_read_back == devices and unchanged,

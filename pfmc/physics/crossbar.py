@@ -1,17 +1,29 @@
-"""The crossbar tile as a linear network."""
+"""What a crossbar of resistor pairs computes: I = W_effᵀ V, with every wire segment counted."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
 
+from pfmc.physics.network import Wires, transfer_matrix
+
+IDEAL = Wires(0.0, 0.0)
+
 
 def effective_matrix(
-    conductance: Float[np.ndarray, "*batch rows columns 2"],
+    conductance: Float[np.ndarray, "*batch rows columns 2"], wires: Wires = IDEAL
 ) -> Float[np.ndarray, "*batch rows columns"]:
-    """Current out of each column pair per volt on each row, in siemens, with ideal wires: W_eff = G+ − G−.
+    """Current of a column pair, + less −, per volt on a row, in siemens; all other rows at 0 V.
+
+    The wires of + and − alternate: the network has 2 · columns columns.
 
     Args:
         conductance: siemens, of the + and − device of each weight (last axis).
+        wires: what lies around the devices, broadcast to rows × 2 · columns crossings; ideal ones if left out.
     """
-    return np.asarray(conductance[..., 0] - conductance[..., 1])
+    *batch, rows, columns, _ = conductance.shape
+    currents = conductance
+    if wires is not IDEAL:
+        crossings = conductance.reshape(*batch, rows, 2 * columns)
+        currents = transfer_matrix(crossings, wires).reshape(conductance.shape)
+    return np.asarray(currents[..., 0] - currents[..., 1])

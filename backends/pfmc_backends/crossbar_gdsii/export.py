@@ -152,4 +152,5 @@ def _write_devices(
     built = read_tiles(source, technology, chosen, lambda _done: None)
     with TableWriter(path, technology, frame) as writer:
         for record, tile in zip(chosen, built, strict=True):
-            writer.add(_placed(record), wanted[record.name], tile.resistance)
+            rows, columns, _ = wanted[record.name].shape
+            writer.add(_placed(record), wanted[record.name], tile.resistance[:rows, :columns])

@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.geometry import Bins, Boxes, components, inside, shrunk
+from pfmc_backends.crossbar_gdsii.wires import COLUMN, ROW, segments
 
 Remark: TypeAlias = tuple[str, int, int]  # what does not belong, and where: x, y
 
@@ -33,6 +34,7 @@ class Array:
         rows: number of the row wire, or -1.
         columns: twice the number of the column wire, one more for n; or -1.
         whole: whether a strip joins one row to one column.
+        row_squares, column_squares: of metal in front of each crossing, length over width; see :mod:`.wires`.
     """
 
     boxes: Boxes
@@ -41,6 +43,8 @@ class Array:
     rows: Int[np.ndarray, " n"]
     columns: Int[np.ndarray, " n"]
     whole: Bool[np.ndarray, " n"]
+    row_squares: Float[np.ndarray, "rows strips"]
+    column_squares: Float[np.ndarray, "rows strips"]
     bins: Bins
     remarks: tuple[Remark, ...]
 
@@ -96,23 +100,60 @@ def recover(technology: Technology, skeleton: Skeleton) -> Array:
     landed = (contact_strip >= 0) & (contact_net >= 0)
     contact_row = np.where(landed, row_of_net[contact_net], -1)
     contact_column = np.where(landed & (contact_row < 0), column_of_net1[contact_net], -1)
-    return _array(technology, strips, skeleton.contact, contact_strip, contact_row, contact_column, remarks)
+    via_y = np.zeros(len(net1))
+    via_y[via_net1[joined]] = skeleton.via1[joined][:, [1, 3]].mean(axis=1)
+    tap = np.where(contact_row >= 0, skeleton.contact[:, [0, 2]].mean(axis=1), via_y[contact_net])
+    contacts = _Contacts(skeleton.contact, contact_strip, contact_row, contact_column, tap)
+    rows, columns = (_only(contact_strip, number, len(strips)) for number in (contact_row, contact_column))
+    size = int(technology.tile.rows.value), 2 * int(technology.tile.columns.value)
+    row_squares, odd_rows = segments(
+        skeleton.metal1,
+        row_of_net[net1],
+        {_row_number(text): x for text, x, _ in reversed(skeleton.labels1)},
+        *(contact_row, columns[0][contact_strip], tap, size, ROW),
+    )
+    column_squares, odd_columns = segments(
+        skeleton.metal2,
+        column_of_net[net2],
+        {_column_number(text): y for text, _, y in reversed(skeleton.labels2)},
+        *(contact_column, rows[0][contact_strip], tap, size[::-1], COLUMN),
+    )
+    for odd, labels, number_of in (
+        (odd_rows, skeleton.labels1, _row_number),
+        (odd_columns, skeleton.labels2, _column_number),
+    ):
+        remarks += [
+            (f"the wire {text} has strips before its pin or out of order", x, y)
+            for text, x, y in labels
+            if number_of(text) in odd
+        ]
+    return _array(technology, strips, contacts, rows, columns, (row_squares, column_squares.T), remarks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Contacts:
+    """Contacts, the strip that each one is on, the number of its row or column wire, and where along that it leads."""
+
+    boxes: Boxes
+    strip: Int[np.ndarray, " n"]
+    row: Int[np.ndarray, " n"]
+    column: Int[np.ndarray, " n"]
+    tap: Float[np.ndarray, " n"]
 
 
 def _array(
     technology: Technology,
     strips: Boxes,
-    contacts: Boxes,
-    contact_strip: Int[np.ndarray, " contacts"],
-    contact_row: Int[np.ndarray, " contacts"],
-    contact_column: Int[np.ndarray, " contacts"],
+    contacts: _Contacts,
+    only_row: tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]],
+    only_column: tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]],
+    squares: tuple[Float[np.ndarray, "rows strips"], Float[np.ndarray, "rows strips"]],
     remarks: list[Remark],
 ) -> Array:
     """Strips with what their contacts say of them."""
-    rows, two_rows = _only(contact_strip, contact_row, len(strips))
-    columns, two_columns = _only(contact_strip, contact_column, len(strips))
-    row_low, row_high = _span(contacts, contact_strip, contact_row >= 0, len(strips))
-    column_low, column_high = _span(contacts, contact_strip, contact_column >= 0, len(strips))
+    (rows, two_rows), (columns, two_columns) = only_row, only_column
+    row_low, row_high = _span(contacts.boxes, contacts.strip, contacts.row >= 0, len(strips))
+    column_low, column_high = _span(contacts.boxes, contacts.strip, contacts.column >= 0, len(strips))
     connected = (rows >= 0) & (columns >= 0)
     up, down = connected & (row_high <= column_low), connected & (column_high <= row_low)
     path = np.where(up[:, None], np.stack([row_high, column_low], 1), np.stack([column_high, row_low], 1))
@@ -135,6 +176,7 @@ def _array(
         rows[order],
         columns[order],
         whole[order],
+        *squares,
         bins_of(technology, shrunk(boxes)),
         tuple(remarks),
     )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from pfmc.backend import Progress, TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError
+from pfmc.physics.network import Wires
 from pfmc.primitives.crossbar import model_resistance
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
@@ -65,8 +66,8 @@ class TileReader:
     def read(self, tile: TileRecord) -> TileAsBuilt:
         """The devices of a tile's block."""
         rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
-        size = self._technology.tile
-        if not (0 < rows <= size.rows.value and 0 < columns <= size.columns.value and abs(tile.x) + abs(tile.y) < FAR):
+        size = int(self._technology.tile.rows.value), int(self._technology.tile.columns.value)
+        if not (0 < rows <= size[0] and 0 < columns <= size[1] and abs(tile.x) + abs(tile.y) < FAR):
             raise ArtifactError(
                 f"a block of {rows} x {columns} at {tile.x},{tile.y} does not fit", f"tile {tile.name}", "compile again"
             )
@@ -74,18 +75,30 @@ class TileReader:
         array = self._array(tile, window)
         blocked = measure_block(array, self._blocks(tile, window))
         resistance = self._resistance(array, blocked)
-        used = (array.rows < rows) & (array.columns < 2 * columns) & np.isfinite(resistance)
-        place = array.rows[used] * 2 * columns + array.columns[used]
-        devices = np.bincount(place, minlength=2 * rows * columns)
+        known = (array.rows < size[0]) & (array.columns < 2 * size[1]) & np.isfinite(resistance)
+        place = array.rows[known] * 2 * size[1] + array.columns[known]
+        devices = np.bincount(place, minlength=2 * size[0] * size[1]).reshape(*size, 2)[:rows, :columns]
+        conductance = np.bincount(place, weights=1.0 / resistance[known], minlength=2 * size[0] * size[1])
         with np.errstate(divide="ignore"):  # no strip: no conductance, and a resistance without bound
-            conductance = np.bincount(place, weights=1.0 / resistance[used], minlength=2 * rows * columns)
-            built = 1.0 / conductance
-        counted = self._miscounted(devices.reshape(rows, columns, 2))
+            built = (1.0 / conductance).reshape(*size, 2)
+        remarks = [*self._miscounted(devices), *array.remarks, *blocked.remarks]
         return TileAsBuilt(
             name=tile.name,
-            resistance=built.reshape(rows, columns, 2),
+            resistance=built,
+            wires=self._wires(array),
             found=int(np.count_nonzero(devices)),
-            complaints=self._complaints(tile, [*counted, *array.remarks, *blocked.remarks]),
+            complaints=self._complaints(tile, remarks),
+        )
+
+    def _wires(self, array: Array) -> Wires:
+        """The wires of a tile as they are drawn."""
+        wires = self._technology.wires
+        return Wires(
+            row_segment=array.row_squares * wires.metal1_sheet_resistance.si,
+            column_segment=array.column_squares * wires.metal2_sheet_resistance.si,
+            driver=wires.driver_resistance.si,
+            sense=wires.sense_resistance.si,
+            double_ended=wires.driven_ends == 2,
         )
 
     def _window(self, tile: TileRecord) -> Box:
