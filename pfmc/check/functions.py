@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ from pfmc.technology.schema import Technology
 
 DOMAIN: Final = "pfmc"
 OPERATOR: Final = "MatrixVector"
+TOGETHER: Final = 16  # tiles that are solved in one call: past that nothing is won, and memory grows
 
 # Shapes: x is (…, rows). A row block is what the rows of one tile see, T entries of x, the last block padded by zeros;
 # B = number of vectors, R = number of row blocks. Everything is (R, B, ·) between the two converters, so the number of
@@ -170,24 +171,11 @@ class Crossbars:
         self.output_code_low[columns], self.output_code_high[columns] = low, high
         self.microamps_per_code[columns], self.units_per_code[columns] = full_microamps / high, full_output / high
 
-    def place(self, tile: TileRecord, built: TileAsBuilt, *, ideal_wires: bool = False) -> None:
-        """Put in what the devices of a tile compute together.
-
-        Args:
-            ideal_wires: leave the resistance of its wires out.
-
-        Raises:
-            VerifyError: if the devices are fewer than the tile's, or a resistance is not a positive number.
-        """
+    def place(self, tile: TileRecord, siemens: Float[np.ndarray, "rows columns"]) -> None:
+        """Put in what the devices of a tile compute together: its effective matrix, whole."""
         rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
-        if built.resistance.shape[0] < rows or built.resistance.shape[1] < columns:
-            raise VerifyError(f"{built.resistance.shape} devices hold no {rows} x {columns}", f"tile {tile.name}")
-        if not np.all(built.resistance > 0):
-            raise VerifyError("a resistance is not a positive number", f"tile {tile.name}")
-        siemens = effective_matrix(1.0 / built.resistance, IDEAL if ideal_wires else built.wires)
         at = tile.row_start // self.microsiemens.shape[1]
-        block = self.microsiemens[at, :rows, tile.column_start : tile.column_stop]
-        block[...] = 1e6 * siemens[:rows, :columns]
+        self.microsiemens[at, :rows, tile.column_start : tile.column_stop] = 1e6 * siemens[:rows, :columns]
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of the call: how x is padded and split."""
@@ -198,6 +186,44 @@ class Crossbars:
         """The function's inputs after x, named "contraction/name"."""
         for name in input_names(ideal_converters=ideal_converters):
             yield numpy_helper.from_array(getattr(self, name), f"{self.name}/{name}")
+
+
+def effective_matrices(
+    tiles: Iterable[tuple[TileRecord, TileAsBuilt]], *, ideal_wires: bool
+) -> Iterator[tuple[TileRecord, Float[np.ndarray, "rows columns"]]]:
+    """What each tile computes, siemens; tiles with the same wires are solved together.
+
+    Args:
+        ideal_wires: leave the resistance of the wires out.
+
+    Raises:
+        VerifyError: if the devices are fewer than the tile's, or a resistance is not a positive number.
+    """
+    waiting: list[tuple[TileRecord, TileAsBuilt]] = []
+    for tile, built in tiles:
+        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        if built.resistance.shape[0] < rows or built.resistance.shape[1] < columns:
+            raise VerifyError(f"{built.resistance.shape} devices hold no {rows} x {columns}", f"tile {tile.name}")
+        if not np.all(built.resistance > 0):
+            raise VerifyError("a resistance is not a positive number", f"tile {tile.name}")
+        if waiting and (len(waiting) == TOGETHER or not _alike(waiting[-1][1], built)):
+            yield from _solved(waiting, ideal_wires)
+            waiting = []
+        waiting.append((tile, built))
+    yield from _solved(waiting, ideal_wires)
+
+
+def _alike(a: TileAsBuilt, b: TileAsBuilt) -> bool:
+    return a.wires is b.wires and a.resistance.shape == b.resistance.shape
+
+
+def _solved(
+    tiles: Sequence[tuple[TileRecord, TileAsBuilt]], ideal_wires: bool
+) -> Iterator[tuple[TileRecord, Float[np.ndarray, "rows columns"]]]:
+    if tiles:
+        conductance = 1.0 / np.stack([built.resistance for _, built in tiles])
+        siemens = effective_matrix(conductance, IDEAL if ideal_wires else tiles[0][1].wires)
+        yield from zip((tile for tile, _ in tiles), siemens, strict=True)
 
 
 def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord]) -> int:

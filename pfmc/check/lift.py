@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from onnx.external_data_helper import load_external_data_for_model, set_external
 from pfmc._version import __version__
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, matrix_vector
+from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, matrix_vector
 from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
 from pfmc.frontend.checks import subgraphs_of
 from pfmc.ir.graph import Graph, MatrixVector
@@ -114,20 +114,27 @@ def as_fabricated(
     crossbars = {
         name: Crossbars.of(name, *_size(calls[name]), found, technology) for name, found in sorted(by_node.items())
     }
-    missing = set(records)
-    for built in resistance:
-        if built.name not in missing:
-            raise VerifyError("the tile is not in the table of tiles, or came twice", f"tile {built.name}")
-        missing.remove(built.name)
-        tile = records[built.name]
-        crossbars[tile.node].place(tile, built, ideal_wires=ideal_wires)
-    if missing:
-        raise VerifyError("the tile was not read back", f"tile {min(missing)}")
+    for tile, siemens in effective_matrices(_matched(records, resistance), ideal_wires=ideal_wires):
+        crossbars[tile.node].place(tile, siemens)
     names = _Names(model.graph)
     for name in list(crossbars):
         _add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
     model.functions.append(matrix_vector(_opset(model), ideal_converters=ideal_converters))
     return model
+
+
+def _matched(
+    records: Mapping[str, TileRecord], found: Iterable[TileAsBuilt]
+) -> Iterator[tuple[TileRecord, TileAsBuilt]]:
+    """Each tile as built with its record; each record comes once."""
+    missing = set(records)
+    for built in found:
+        if built.name not in missing:
+            raise VerifyError("the tile is not in the table of tiles, or came twice", f"tile {built.name}")
+        missing.remove(built.name)
+        yield records[built.name], built
+    if missing:
+        raise VerifyError("the tile was not read back", f"tile {min(missing)}")
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:

@@ -61,7 +61,7 @@ class TileReader:
         self._technology = technology
         self._texts = contents.texts
         self._hierarchy = Hierarchy(contents)
-        self._shared: tuple[list[tuple[object, ...]], Array] | None = None
+        self._shared: tuple[list[tuple[object, ...]], Array, Wires] | None = None
 
     def read(self, tile: TileRecord) -> TileAsBuilt:
         """The devices of a tile's block."""
@@ -72,7 +72,7 @@ class TileReader:
                 f"a block of {rows} x {columns} at {tile.x},{tile.y} does not fit", f"tile {tile.name}", "compile again"
             )
         window = self._window(tile)
-        array = self._array(tile, window)
+        array, wires = self._array(tile, window)
         blocked = measure_block(array, self._blocks(tile, window))
         resistance = self._resistance(array, blocked)
         known = (array.rows < size[0]) & (array.columns < 2 * size[1]) & np.isfinite(resistance)
@@ -85,7 +85,7 @@ class TileReader:
         return TileAsBuilt(
             name=tile.name,
             resistance=built,
-            wires=self._wires(array),
+            wires=wires,
             found=int(np.count_nonzero(devices)),
             complaints=self._complaints(tile, remarks),
         )
@@ -112,17 +112,17 @@ class TileReader:
             tile.y + y1 + half_street,
         )
 
-    def _array(self, tile: TileRecord, window: Box) -> Array:
-        """The strips of a tile; those of the tile before if all but the block is the same."""
+    def _array(self, tile: TileRecord, window: Box) -> tuple[Array, Wires]:
+        """The strips and wires of a tile; those of the tile before, the same objects, if all but the block is."""
         wanted = ((1 << (ODD + 1)) - 1) & ~(1 << BLOCK)
         pieces = self._hierarchy.pieces(wanted, window)
         key = [self._hierarchy.key(piece, tile.x, tile.y) for piece in pieces]
         if self._shared is not None and self._shared[0] == key:
-            return self._shared[1]
+            return self._shared[1:]
         rows = self._hierarchy.flatten(pieces, wanted)
         array = recover(self._technology, self._skeleton(rows, tile, window))
-        self._shared = key, array
-        return array
+        self._shared = key, array, self._wires(array)
+        return self._shared[1:]
 
     def _skeleton(self, rows: Int[np.ndarray, "n 6"], tile: TileRecord, window: Box) -> Skeleton:
         """Shapes sorted by layer and cut off at the window, in coordinates of the tile."""
