@@ -9,16 +9,17 @@ import gdstk
 import klayout.db as kdb
 import numpy as np
 import pytest
-from crossbars import layout, small
+from crossbars import layout, records, small
 from hypothesis import given
 from hypothesis import strategies as st
 from pfmc_backends.crossbar_gdsii import BACKEND
 
 from pfmc.errors import ArtifactError, CapacityError
 from pfmc.layout.layout import Layout
+from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.schema import Layer
 
-NAMES = ["sg13g2", "gf180mcu", "generic"]
+NAMES = ["sg13g2", "sg13g2/slide", "gf180mcu", "generic"]
 
 
 def emitted(chip: Layout, folder: Path) -> Path:
@@ -92,6 +93,7 @@ def test_every_strip_ends_on_its_row_and_its_column(name: str, tmp_path: Path) -
     masks = kdb.Layout()
     masks.read(str(emitted(chip, tmp_path)))
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    masks.cell("t00000").flatten(True)  # names of nets do not reach down into cells
     nets = kdb.LayoutToNetlist(kdb.RecursiveShapeIterator(masks, masks.cell("t00000"), []))
     contact, metal1, via1, metal2 = (
         nets.make_layer(masks.layer(*layer.key), layer.name)
@@ -109,11 +111,13 @@ def test_every_strip_ends_on_its_row_and_its_column(name: str, tmp_path: Path) -
     nets.connect(metal2, texts[1])
     nets.extract_netlist()
     reach = units(cell.contact_distance) + units(cell.contact_height) // 2
+    lengths = chip.programme.devices(chip.tiles[0].tile).lengths.reshape(4, 6).tolist()
     for row in range(4):
         for strip in range(6):
             x, y = strip * units(cell.strip_pitch), row * units(cell.row_pitch)
             lower = nets.probe_net(contact, kdb.Point(x, y - reach))
-            upper = nets.probe_net(contact, kdb.Point(x, y + units(cell.body_length) + reach))
+            end = lengths[row][strip] if cell.family == "slide" else units(cell.body_length)
+            upper = nets.probe_net(contact, kdb.Point(x, y + end + reach))
             assert lower.expanded_name() == f"row{row}"
             assert upper.expanded_name() == f"col{strip // 2}{'pn'[strip % 2]}"
 
@@ -132,9 +136,10 @@ def test_tiles_stand_where_the_layout_puts_them(tmp_path: Path) -> None:
     assert [0, 0, chip.width, chip.height] == [*frame[:, :2].min(axis=0), *frame[:, 2:].max(axis=0)]
 
 
-def test_only_the_personalised_layers_differ_between_models(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "count"), [("sg13g2", 1), ("sg13g2/slide", 3), ("gf180mcu", 2)])
+def test_only_the_personalised_layers_differ_between_models(name: str, count: int, tmp_path: Path) -> None:
     """What the manifest promises: one set of masks for all models but for those."""
-    technology = small("gf180mcu", 3, 2)
+    technology = small(name, 3, 2)
     differ = set()
     masks = [kdb.Layout(), kdb.Layout()]
     for seed, mask in enumerate(masks):
@@ -144,6 +149,37 @@ def test_only_the_personalised_layers_differ_between_models(tmp_path: Path) -> N
         if not (regions[0] ^ regions[1]).is_empty():
             differ.add((info.layer, info.datatype))
     assert differ == {layer.key for layer in technology.personalisation_layers}
+    assert len(differ) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read_back_is_what_was_programmed(name: str, tmp_path: Path) -> None:
+    technology = small(name, 4, 3)
+    chip = layout(technology, [(4, 3), (2, 1)])
+    emitted(chip, tmp_path)
+    tiles = list(BACKEND.read(tmp_path, technology, records(chip), lambda _done: None))
+    for (placed, devices), tile in zip(chip.programmed(), tiles, strict=True):
+        np.testing.assert_allclose(tile.resistance, CrossbarTile.of(technology).resistance(devices.lengths), rtol=1e-12)
+        assert (tile.found, tile.complaints) == (2 * len(placed.tile.rows) * len(placed.tile.columns), ())
+
+
+def test_a_contact_that_does_not_follow_its_block_is_measured(tmp_path: Path) -> None:
+    """Above the block's end the current finds silicide on its way, below it nothing that conducts."""
+    technology = small("sg13g2/slide", 1, 1)
+    chip = layout(technology, [(1, 1)])
+    path = emitted(chip, tmp_path)
+    masks = kdb.Layout()
+    masks.read(str(path))
+    for value, micrometres in (("r00500", 0.35), ("r10000", -0.25)):
+        (contact,) = masks.cell(value).shapes(masks.layer(*technology.layers.contact.key)).each()
+        contact.transform(kdb.DTrans(0, micrometres))
+    masks.write(str(path))
+    (tile,) = BACKEND.read(tmp_path, technology, records(chip), lambda _done: None)
+    ohms = CrossbarTile.of(technology).resistance(chip.programme.devices(chip.tiles[0].tile).lengths)[0, 0, 0]
+    silicide_less_metal = 7.0 * 0.35 / 0.50 - 0.110 * 0.35 / 0.46
+    assert tile.resistance[0, 0, 0] == pytest.approx(ohms + silicide_less_metal, rel=1e-12)
+    assert np.isinf(tile.resistance[0, 0, 1])
+    assert any("the block covers a contact" in complaint for complaint in tile.complaints)
 
 
 def test_the_same_layout_gives_the_same_bytes(tmp_path: Path) -> None:

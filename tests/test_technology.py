@@ -22,10 +22,11 @@ from pfmc.technology.loader import SIZE_LIMIT, describe, load, names
 from pfmc.technology.schema import Layer, Quantity, Technology
 
 BUILT_IN = ("generic", "gf180mcu", "sg13g2")
+CELLS = ("sg13g2/slide",)  # with one of those as base
 
 
 def text_of(name: str) -> str:
-    return (files("pfmc.technology.library") / f"{name}.toml").read_text()
+    return (files("pfmc.technology.library") / f"{name.replace('/', '-')}.toml").read_text()
 
 
 def refusal(tmp_path: Path, content: str | bytes) -> str:
@@ -67,16 +68,20 @@ def sourced(model: BaseModel) -> Iterator[Quantity | Layer]:
 
 
 def test_the_built_in_technologies_are_installed_under_their_own_names() -> None:
-    assert set(BUILT_IN) <= set(names())
-    assert [load(name).name for name in BUILT_IN] == list(BUILT_IN)
+    both = [*BUILT_IN, *CELLS]
+    assert set(both) <= set(names())
+    assert [load(name).name for name in both] == both
     assert dict(describe())["sg13g2"] == "IHP SG13G2, rhigh poly strips, salicide-block window"
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILT_IN + CELLS)
 def test_every_number_says_where_it_comes_from(name: str) -> None:
     found = list(sourced(load(name)))
-    assert len(found) == text_of(name).count("source = ")  # none is missed, none is filled in by a default
-    publisher = {"sg13g2": "IHP-Open-PDK 5cccb161", "gf180mcu": "gf180mcu_fd_p", "generic": "assumption: "}[name]
+    written = tomllib.loads(text_of(name))
+    sections = written if name in BUILT_IN else tomllib.loads(text_of(written["base"])) | written
+    assert len(found) == str(sections).count("'source': ")  # none is missed, none is filled in by a default
+    publishers = {"sg13g2": "IHP-Open-PDK 5cccb161", "gf180mcu": "gf180mcu_fd_p", "generic": "assumption: "}
+    publisher = publishers[name.partition("/")[0]]
     wiring = ("OpenROAD-flow-scripts", "lambdapdk")  # of GF180MCU: its open libraries
     for item in found:
         assert item.source.startswith((publisher, *wiring, "assumption: ", "pfmc cell")), item
@@ -88,23 +93,25 @@ def test_the_generic_process_claims_no_foundry() -> None:
 
 @pytest.mark.parametrize(
     ("name", "ohms_short", "ohms_long", "silicide_short"),
-    # bodies, ends and via from the compact models' formulas, by hand: ρ·L/(W − ΔW) + 2·t/W' + via; then the silicided rest
+    # bodies, ends and via from the compact models' formulas, by hand: ρ·L/(W − ΔW) + 2·t/W' + via; then silicide
     [
         ("sg13g2", 1360 * 1.0 / 0.46 + 2 * 160 + 9, 1360 * 9.58 / 0.46 + 2 * 160 + 9, 7.0 * 9.0 / 0.5),
         ("gf180mcu", (350 * 1.5 + 120) / 0.749 + 4.5, (350 * 12.0 + 120) / 0.749 + 4.5, 7.3 * 10.5 / 0.8),
+        # nothing is silicided, but there is metal 1 between contact and via
+        ("sg13g2/slide", 1360 * 0.5 / 0.46 + 2 * 160 + 9, 1360 * 10.0 / 0.46 + 2 * 160 + 9, 0.11 * 9.5 / 0.46),
     ],
 )
 def test_resistance_range(name: str, ohms_short: float, ohms_long: float, silicide_short: float) -> None:
     tile = CrossbarTile.of(load(name))
     assert 1 / tile.conductance_max == pytest.approx(ohms_short + silicide_short)
     assert 1 / tile.conductance_min == pytest.approx(ohms_long, rel=3e-4)
-    # What was measured of these cells, without the silicided remainder: 3.3 to 29.9 (the whole body), 0.86 to 5.8 kΩ.
-    assert ohms_short == pytest.approx({"sg13g2": 3.28e3, "gf180mcu": 0.865e3}[name], rel=5e-3)
+    # What was measured of these cells, without silicide: 3.3 to 29.9 (the whole body), 0.86 to 5.8, 1.8 to 29.9 kΩ
+    assert ohms_short == pytest.approx({"sg13g2": 3.28e3, "gf180mcu": 0.865e3, "sg13g2/slide": 1.8e3}[name], rel=8e-3)
     whole = tile.resistance(np.array([tile.length_unused]))[0]
-    assert whole == pytest.approx({"sg13g2": 29.9e3, "gf180mcu": 5.77e3}[name], rel=5e-3)
+    assert whole == pytest.approx({"gf180mcu": 5.77e3}.get(name, 29.9e3), rel=5e-3)
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILT_IN + CELLS)
 def test_json_and_back_is_the_same_technology(name: str) -> None:
     technology = load(name)
     assert Technology.model_validate(json.loads(json.dumps(technology.model_dump(mode="json")))) == technology
@@ -129,6 +136,30 @@ def test_a_length_is_taken_exactly_when_it_is_on_the_grid(nanometres: int) -> No
     else:
         with pytest.raises(ValidationError, match=r"cell\.length_min: .* is not on the manufacturing grid"):
             Technology.model_validate(raw)
+
+
+def test_a_cell_takes_from_its_base_what_it_does_not_say(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'base = "gf180mcu"\nname = "mine"\ntitle = "GF180MCU with small tiles"\n[tile]\n'
+        'rows = { value = 8, unit = "1", source = "mine" }\ncolumns = { value = 4, unit = "1", source = "mine" }\n'
+    )
+    mine, base = load(str(tmp_path / "mine.toml")), load("gf180mcu")
+    assert (mine.name, mine.tile.rows.value, mine.tile.columns.value) == ("mine", 8, 4)
+    assert mine.model_copy(update={key: getattr(base, key) for key in ("name", "title", "tile")}) == base
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('base = "acme"', "no such technology, {}: base, name one of generic, gf180mcu, sg13g2"),
+        ("base = 3", "no such technology, {}: base, name one of generic, gf180mcu, sg13g2"),
+        ('base = "sg13g2/slide"', "sg13g2/slide has a base itself, {}: base, name sg13g2"),
+        ('base = "sg13g2"', "missing key, {}: name, add it, and 1 more to correct"),
+    ],
+)
+def test_what_a_wrong_base_is_told(tmp_path: Path, content: str, expected: str) -> None:
+    said = refusal(tmp_path, content)
+    assert said.startswith(expected.replace("{}", str(tmp_path / "mine.toml"))), said
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
@@ -225,7 +256,16 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
             with_value("sg13g2", "manufacturing", "1.5"),
             "is not a whole multiple of grid.database_unit, {}: grid.manufacturing",
         ),
-        (with_entry("sg13g2", "family", 'family = "slide"'), "Input should be 'window' or 'end', {}: cell.family"),
+        (
+            with_entry("sg13g2", "family", 'family = "knob"'),
+            "Input should be 'window', 'end' or 'slide', {}: cell.family",
+        ),
+        (
+            with_entry("gf180mcu", "family", 'family = "slide"'),
+            "the pad leaves a contact uncovered, {}: cell.pad_height",
+        ),
+        (with_value("gf180mcu", "row_wire_width", "0.3"), "leaves a contact uncovered, {}: cell.row_wire_width"),
+        (with_value("gf180mcu", "row_wire_width", "12.66"), "row wires touch the pads, {}: cell.row_wire_width"),
         (with_entry("sg13g2", "family", 'family = "end"'), "only the window family has it, {}: cell.window_start"),
         (with_entry("sg13g2", "window_start", ""), "the window family needs it, {}: cell.window_start"),
         (with_value("sg13g2", "window_start", "1.0"), "is not below cell.length_min, {}: cell.window_start"),

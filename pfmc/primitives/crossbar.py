@@ -46,7 +46,12 @@ class CrossbarTile:
         """The tile that a technology offers."""
         grid, cell = technology.grid, technology.cell
         body, width = cell.body_length.si, cell.strip_width.si
-        ends = model_resistance(technology, np.array([0.0, body]), np.array([body, 0.0]), np.full(2, width))
+        blocked = np.array([0.0, body])
+        slides = cell.family == "slide"  # the upper contact stands at the block's end, not at the body's
+        silicided, contact = (np.zeros(2), blocked) if slides else (body - blocked, np.full(2, body))
+        contact = contact + cell.contact_distance.si + cell.contact_height.si / 2
+        via = body + cell.via_offset.si + cell.via_size.si / 2
+        ends = model_resistance(technology, blocked, silicided, np.full(2, width), np.abs(via - contact))
         return cls(
             name=f"crossbar-{cell.family}",
             rows=int(technology.tile.rows.value),
@@ -131,13 +136,15 @@ def model_resistance(
     blocked_length: Float[np.ndarray, "*n"],
     silicided_length: Float[np.ndarray, "*n"],
     drawn_width: Float[np.ndarray, "*n"],
+    pad_length: Float[np.ndarray, "*n"],
 ) -> Float[np.ndarray, "*n"]:
     """Resistance of strips in a technology, ohms, from row wire to column wire; lengths and widths in metres.
 
-    The contacts are part of the terminals, as in the foundries' models; the via to the column wire is added.
+    The contacts are part of the terminals, as in the foundries' models; pad and via to the column wire are added.
 
     Args:
         silicided_length: between the contacts, less ``cell.contact_distance`` at both ends: the terminals include that.
+        pad_length: of metal 1 from the middle of the upper contact to that of the via.
     """
     resistor = technology.resistor
     strip = strip_resistance(
@@ -150,4 +157,5 @@ def model_resistance(
         terminal_resistance=resistor.terminal_resistance.si,
         terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,
     )
-    return strip + technology.wires.via1_resistance.si
+    pad = technology.wires.metal1_sheet_resistance.si * pad_length / technology.cell.pad_width.si
+    return strip + pad + technology.wires.via1_resistance.si

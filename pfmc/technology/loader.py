@@ -36,13 +36,33 @@ def describe() -> list[tuple[str, str]]:
 def load(name_or_path: str) -> Technology:
     """A technology by installed name, or from a file whose name ends with ``.toml``.
 
+    A file that says ``base = "NAME"`` is another cell of an installed technology: it has a name and a title of its own,
+    and the sections that it has replace those of its base, which has no base itself.
+
     Raises:
         TechnologyError: if there is none, or it says something that cannot be.
     """
+    where, content = _read(name_or_path)
+    base = content.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str) or base not in names():
+            raise TechnologyError("no such technology", f"{where}: base", f"name one of {', '.join(names())}")
+        _, base_content = _read(base)
+        if "base" in base_content:
+            raise TechnologyError(f"{base} has a base itself", f"{where}: base", f"name {base_content['base']}")
+        content = {key: section for key, section in base_content.items() if key not in {"name", "title"}} | content
+    try:
+        return Technology.model_validate(content)
+    except ValidationError as e:
+        raise _one_line(e, where) from None
+
+
+def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """Where a technology stands, for errors, and what is written there."""
     if name_or_path.endswith(".toml"):
         try:
             with Path(name_or_path).open("rb") as file:
-                return _parse(file, name_or_path)
+                return name_or_path, _parse(file, name_or_path)
         except (OSError, ValueError) as e:  # ValueError: a path that no file can have
             raise TechnologyError(getattr(e, "strerror", None) or str(e), name_or_path, "check the path") from None
     values = sorted({entry.value for entry in entry_points(group=GROUP) if entry.name == name_or_path})
@@ -55,21 +75,19 @@ def load(name_or_path: str) -> Technology:
     where = f"{name_or_path} ({values[0]})"
     try:
         with (files(package) / resource).open("rb") as file:
-            return _parse(file, where)
+            return where, _parse(file, where)
     except (ImportError, OSError, TypeError) as e:  # TypeError: a module where a package should be
         raise TechnologyError(f"cannot be read: {e}", where, "mend or reinstall its package") from None
 
 
-def _parse(file: IO[bytes], where: str) -> Technology:
+def _parse(file: IO[bytes], where: str) -> dict[str, Any]:
     data = file.read(SIZE_LIMIT + 1)  # bounded, whatever the file is
     if len(data) > SIZE_LIMIT:
         raise TechnologyError(f"larger than {SIZE_LIMIT} bytes", where, "is it a technology file?")
     try:
-        return Technology.model_validate(tomllib.loads(data.decode("utf-8")))
+        return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as e:
         raise TechnologyError(f"not UTF-8 at byte {e.start}", where, "save it as UTF-8 text") from None
-    except ValidationError as e:
-        raise _one_line(e, where) from None
     except (ValueError, RecursionError) as e:  # tomllib's own error, a number of absurd length, nesting
         raise TechnologyError(f"not TOML: {e}", where, "correct that line") from None
 

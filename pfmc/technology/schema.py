@@ -97,8 +97,8 @@ class Layers(Model):
     """The layers, by what they are for. Text layers may coincide with pin layers; the others must differ."""
 
     poly: Layer  # the resistor strip
-    contact: Layer  # from metal 1 to the strip's ends
-    block: Layer  # keeps silicide off: the personalised mask
+    contact: Layer  # from metal 1 to the strip's ends; personalised where it slides
+    block: Layer  # keeps silicide off: personalised
     marker: Layer  # tells the foundry's extractor where a resistor is; not a mask
     metal1: Layer  # row wires
     metal2: Layer  # column wires
@@ -167,11 +167,12 @@ class Cell(Model):
     """Geometry of one resistor strip and its place in the array.
 
     The origin of a strip is the middle of its width (x) and the start of its body (y). The body runs upwards over
-    ``body_length``; below and above it are the heads, each with one contact. Contacts, wires and vias never move: what
-    changes from weight to weight is how much of the body the block covers.
+    ``body_length``; below and above it are the heads, each with one contact. What changes from weight to weight is how
+    much of the body the block covers: all but a window, or its lower end; in the family "slide" the upper contact moves
+    with the block's end, under a pad that is long enough. Wires and vias never move.
     """
 
-    family: Literal["window", "end"]
+    family: Literal["window", "end", "slide"]
     strip_width: Length
     strip_pitch: Length  # between the strips of a pair, and of neighbours: columns + and − alternate
     row_pitch: Length
@@ -187,7 +188,7 @@ class Cell(Model):
     contact_distance: Length  # from the body's ends
     pad_width: Length  # metal 1 over the upper contact
     pad_height: Length
-    pad_offset: Length  # lower edge above the end of the body
+    pad_offset: Offset  # lower edge relative to the end of the body (negative: below, where contacts slide)
     via_size: Length
     via_offset: Length  # lower edge above the end of the body
     row_wire_width: Length
@@ -256,14 +257,13 @@ class Technology(Model):
     @property
     def personalisation_masks(self) -> tuple[Layer, ...]:
         """The masks that differ from model to model."""
-        return (self.layers.block,)
+        return (self.layers.block, self.layers.contact) if self.cell.family == "slide" else (self.layers.block,)
 
     @property
     def personalisation_layers(self) -> tuple[Layer, ...]:
         """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
-        if self.cell.marker_covers == "block":
-            return self.layers.block, self.layers.marker
-        return (self.layers.block,)
+        follows = self.cell.marker_covers == "block"
+        return (*self.personalisation_masks, self.layers.marker) if follows else self.personalisation_masks
 
     @model_validator(mode="after")
     def _on_grid(self) -> Self:
@@ -309,6 +309,15 @@ def _geometry(cell: Cell) -> Iterator[tuple[str, bool, str]]:
         cell.pad_offset.si + cell.pad_height.si, cell.via_offset.si, cell.via_size.si
     )
     yield "via_offset", via_in_pad and least(cell.pad_width.si, cell.via_size.si), "the via leaves the pad"
+    first = (cell.length_min.si if cell.family == "slide" else body) + cell.contact_distance.si  # upper contact
+    pad_low, pad_high = body + cell.pad_offset.si, body + cell.pad_offset.si + cell.pad_height.si
+    yield "pad_height", least(first, pad_low) and least(pad_high, body, reach), "the pad leaves a contact uncovered"
+    wire_low = cell.row_wire_offset.si
+    wire_high = wire_low + cell.row_wire_width.si
+    on_contacts = least(-reach, wire_low) and least(wire_high, -cell.contact_distance.si)
+    yield "row_wire_width", on_contacts, "leaves a contact uncovered"
+    apart = min(pad_low - wire_high, wire_low + cell.row_pitch.si - pad_high) > 1e-12
+    yield "row_wire_width", apart, "row wires touch the pads"
     if cell.family == "window":
         yield "window_start", cell.window_start is not None, "the window family needs it"
         yield "length_max", cell.length_max.si < body, "leaves no window in cell.body_length"

@@ -32,14 +32,15 @@ class Label(NamedTuple):
 
 
 def strip_shapes(technology: Technology) -> Iterator[Rectangle]:
-    """What all strips share: poly, contacts, pad and via, and a marker that covers the body whatever the block."""
+    """What all strips share: poly, contacts that stay, pad and via, and a marker that covers the body come what may."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     body, head = units(cell.body_length), units(cell.head_length)
     distance, height = units(cell.contact_distance), units(cell.contact_height)
     pad, via = body + units(cell.pad_offset), body + units(cell.via_offset)
     yield _centred(technology, layers.poly, cell.strip_width, -head, body + head)
     yield _centred(technology, layers.contact, cell.contact_width, -distance - height, -distance)
-    yield _centred(technology, layers.contact, cell.contact_width, body + distance, body + distance + height)
+    if cell.family != "slide":
+        yield _upper_contact(technology, body)
     yield _centred(technology, layers.metal1, cell.pad_width, pad, pad + units(cell.pad_height))
     yield _centred(technology, layers.via1, cell.via_size, via, via + units(cell.via_size))
     if cell.marker_covers == "body":
@@ -47,13 +48,15 @@ def strip_shapes(technology: Technology) -> Iterator[Rectangle]:
 
 
 def value_shapes(technology: Technology, length: int) -> Iterator[Rectangle]:
-    """What makes a strip that ``length`` of the body is blocked on: the block, and the marker where it follows it."""
+    """What makes a strip that ``length`` of the body is blocked on: the block, and marker or contact that follow it."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     half_width = units(cell.strip_width) // 2 + units(cell.block_overhang)
     for low, high in blocked_parts(technology, length):
         yield Rectangle(layers.block, -half_width, low, half_width, high)
         if cell.marker_covers == "block":
             yield _centred(technology, layers.marker, cell.strip_width, low, high)
+    if cell.family == "slide":
+        yield _upper_contact(technology, length)
 
 
 def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
@@ -113,6 +116,13 @@ def mark_shapes(technology: Technology, x: int, y: int) -> Iterator[Rectangle]:
     yield Rectangle(layers.block, x + width, y + width, x + reach, y + reach)
     yield Rectangle(layers.metal1, x - reach, y + width, x - width, y + reach)
     yield Rectangle(layers.metal2, x - reach, y - reach, x - width, y - width)
+
+
+def _upper_contact(technology: Technology, end: int) -> Rectangle:
+    """The contact above what ends at ``end``, block or body."""
+    cell, units = technology.cell, technology.grid.units
+    low = end + units(cell.contact_distance)
+    return _centred(technology, technology.layers.contact, cell.contact_width, low, low + units(cell.contact_height))
 
 
 def _centred(technology: Technology, layer: Layer, width: Quantity, low: int, high: int) -> Rectangle:

@@ -31,6 +31,7 @@ class Array:
         boxes: of the strips' poly, sorted by row and column.
         path: from where to where, in y, current flows between the contacts' inner edges.
         reach: the contacts' outer edges.
+        pad: length of metal 1 from the middle of the contact on the column's side to that of its via.
         rows: number of the row wire, or -1.
         columns: twice the number of the column wire, one more for n; or -1.
         whole: whether a strip joins one row to one column.
@@ -40,6 +41,7 @@ class Array:
     boxes: Boxes
     path: Int[np.ndarray, "n 2"]
     reach: Int[np.ndarray, "n 2"]
+    pad: Float[np.ndarray, " n"]
     rows: Int[np.ndarray, " n"]
     columns: Int[np.ndarray, " n"]
     whole: Bool[np.ndarray, " n"]
@@ -159,6 +161,8 @@ def _array(
     path = np.where(up[:, None], np.stack([row_high, column_low], 1), np.stack([column_high, row_low], 1))
     reach = np.where(up[:, None], np.stack([row_low, column_high], 1), np.stack([column_low, row_high], 1))
     whole = up | down
+    pad, on_pad = np.zeros(len(strips)), (contacts.column >= 0) & (contacts.strip >= 0)
+    pad[contacts.strip[on_pad]] = np.abs(contacts.tap - contacts.boxes[:, [1, 3]].mean(axis=1))[on_pad]
     for wrong, what in (
         (two_rows, "a strip is on two row wires"),
         (two_columns, "a strip is on two column wires"),
@@ -173,6 +177,7 @@ def _array(
         boxes,
         np.where(whole[:, None], path, 0)[order],
         np.where(whole[:, None], reach, 0)[order],
+        pad[order],
         rows[order],
         columns[order],
         whole[order],

@@ -162,7 +162,11 @@ class TileReader:
         conducts = array.whole & ~blocked.buried & (width > self._technology.resistor.width_reduction.si)
         resistance = np.full(len(width), np.inf)
         resistance[conducts] = model_resistance(
-            self._technology, blocked.length[conducts] * unit, bare[conducts] * unit, width[conducts]
+            self._technology,
+            blocked.length[conducts] * unit,
+            bare[conducts] * unit,
+            width[conducts],
+            array.pad[conducts] * unit,
         )
         return resistance
 
