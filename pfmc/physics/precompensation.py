@@ -1,0 +1,247 @@
+"""Conductances whose effective matrix, with every wire segment counted, is a wanted matrix.
+
+A weight is a pair of devices in neighbouring columns, G+ and G−, described by one signed number d: G+ = G_min +
+max(d, 0), G− = G_min + max(−d, 0). The effective matrix D (+ column less − column) is about α · d, with α the
+attenuation of the pair's row and columns, each taken alone; so d ← d + (s · target − D) / α, accelerated by Anderson's
+mixing (J. ACM 12, 1965), converges in a few solutions of the network. The largest feasible scale s is found on the way:
+every step takes the largest at which no d leaves the range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.errors import CapacityError, UsageError
+from pfmc.physics.crossbar import effective_matrix
+from pfmc.physics.network import Wires, wire_loading
+
+WINDOW = 6  # earlier steps that the mixing looks at
+EVALUATIONS = 60  # solutions of the network after which it gives up; 4 to 20 are usual
+LEAST_SEGMENT = 1e-9  # Ω, in place of wires without resistance where a conductance is needed
+
+
+@dataclass(frozen=True, eq=False)
+class Precompensated:
+    """Conductances that compensate their wires.
+
+    Attributes:
+        conductance: of each pair G+, G− (last axis), siemens.
+        scale: the effective matrix is scale · target; siemens per unit of the target.
+        ideal_scale: the largest scale that ideal wires would allow.
+        residual: ‖scale · target − D‖ / ‖scale · target‖, Frobenius norms.
+        evaluations: how many times the network was solved.
+    """
+
+    conductance: Float[np.ndarray, "rows columns 2"]
+    scale: float
+    ideal_scale: float
+    residual: float
+    evaluations: int
+
+
+@dataclass(frozen=True, eq=False)
+class PairArray:
+    """An array of ``rows`` × ``columns`` pairs whose first rows and columns, the block, carry weights.
+
+    The rest takes part in the network; rows beyond the block are driven at 0 V.
+
+    Attributes:
+        wires: segments broadcast to rows × 2 · columns crossings; the columns of + and − alternate.
+        unused: conductance of the devices beyond the block, siemens.
+    """
+
+    wires: Wires
+    rows: int
+    columns: int
+    unused: float = 0.0
+
+    def whole(self, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "rows columns 2"]:
+        """The conductances of all devices, given those of the block."""
+        array = np.full((self.rows, self.columns, 2), self.unused)
+        array[: conductance.shape[0], : conductance.shape[1]] = conductance
+        return array
+
+    def effective(self, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
+        """The block's effective matrix, siemens."""
+        m, n, _ = conductance.shape
+        return effective_matrix(self.whole(conductance), self.wires)[:m, :n]
+
+    def attenuation(self, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
+        """What the wires of a pair's row and columns leave of its current, were all other wires ideal."""
+        m, n, _ = conductance.shape
+        wires, g = self.wires, self.whole(conductance).reshape(self.rows, 2 * self.columns)
+        row, column = np.broadcast_to(wires.row_segment, g.shape).T, np.broadcast_to(wires.column_segment, g.shape)
+        along_row = np.concatenate(
+            [row, row[-1:] + wires.driver if wires.double_ended else np.full_like(row[:1], np.inf)]
+        )
+        along_column = np.concatenate([column, np.full_like(column[:1], np.inf)])
+        along_row[0] += wires.driver
+        along_column[0] += wires.sense
+        voltage = _ladder(g.T, along_row)
+        if wires.double_ended:
+            voltage += _ladder(g.T[::-1], along_row[::-1])[::-1]
+        pairs = (voltage.T * _ladder(g, along_column)).reshape(self.rows, self.columns, 2)
+        return np.asarray(pairs[:m, :n].mean(axis=2))
+
+
+def _ladder(conductance: Float[np.ndarray, "n m"], segments: Float[np.ndarray, "k m"]) -> Float[np.ndarray, "n m"]:
+    """Voltages along m wires per volt at their near ends; the last segment leads from the far end to ground."""
+    segments = np.maximum(segments, LEAST_SEGMENT)
+    beyond = 1.0 / segments[-1]
+    share = np.empty(conductance.shape)
+    for k in range(len(conductance) - 1, -1, -1):
+        beyond = beyond + conductance[k]
+        share[k] = 1.0 / (1.0 + segments[k] * beyond)
+        beyond = beyond * share[k]
+    return np.asarray(np.cumprod(share, axis=0))
+
+
+def precompensate(
+    target: Float[np.ndarray, "m n"],
+    array: PairArray,
+    *,
+    conductance_min: float,
+    conductance_max: float,
+    scale: float | None = None,
+    tolerance: float = 1e-6,
+) -> Precompensated:
+    """Conductances of the array's block, within a range, whose effective matrix is ``scale`` times a target.
+
+    ``PairArray(wires, *target.shape)`` is an array without unused positions.
+
+    Args:
+        target: real numbers of any unit, at most as many as the array has pairs.
+        array: the wires, and what stands beside the block.
+        conductance_min, conductance_max: of a device, siemens.
+        scale: siemens per unit of the target; None asks for the largest that is feasible.
+        tolerance: the relative residual at which to stop.
+
+    Raises:
+        UsageError: an argument is wrong.
+        CapacityError: the scale is beyond what the wires leave, or they leave next to nothing.
+    """
+    m, n = target.shape
+    if not (np.isfinite(target).all() and 0 < m <= array.rows and 0 < n <= array.columns):
+        raise UsageError("the target is empty, larger than the array or not finite", "target", "give finite numbers")
+    if not 0 <= conductance_min < conductance_max < np.inf:
+        raise UsageError("the range of conductances is empty or negative", "conductance_min", "give siemens ≥ 0")
+    if scale is None and not target.any():
+        raise UsageError("a target of zeros has no largest scale", "target", "give a scale")
+    problem = _Problem(array, np.asarray(target, dtype=np.float64), conductance_min, conductance_max - conductance_min)
+    return _solved(problem, np.inf if scale is None else scale, tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Find signed numbers d, none beyond ± span, with which the pairs' effective matrix is a multiple of the target."""
+
+    array: PairArray
+    target: Float[np.ndarray, "m n"]
+    low: float
+    span: float
+
+    @property
+    def ideal_scale(self) -> float:
+        """The largest with ideal wires."""
+        largest = float(np.abs(self.target).max())
+        return self.span / largest if largest > 0 else np.inf
+
+    def conductance(self, d: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n 2"]:
+        """The pairs, siemens."""
+        return np.asarray(self.low + np.maximum(np.stack([d, -d], axis=-1), 0.0))
+
+    def predicted(self, scale: float) -> tuple[Float[np.ndarray, "m n"], float]:
+        """Start: d and the scale, at most the given one, if each wire's own attenuation were all there is."""
+        s = min(scale, self.ideal_scale)
+        d = s * self.target if self.target.any() else self.target
+        for _ in range(3):
+            d = self.target / self.array.attenuation(self.conductance(d))
+            s = min(scale, self.span / float(np.abs(d).max())) if self.target.any() else scale
+            d = s * d
+        return d, s
+
+
+def _solved(problem: _Problem, goal: float, tolerance: float) -> Precompensated:
+    """The solution for the largest scale up to ``goal``; if that is finite, it must be reached."""
+    target, span, size = problem.target, problem.span, np.abs(problem.target)
+    d, s = problem.predicted(goal)
+    mixing = _Mixing()
+    for evaluations in range(1, EVALUATIONS + 1):
+        conductance = problem.conductance(d)
+        attenuation = problem.array.attenuation(conductance)
+        D = problem.array.effective(conductance)
+        rest = d - D / attenuation
+        room = np.full(target.shape, np.inf)
+        np.divide((span - np.sign(target) * rest) * attenuation, size, out=room, where=size > 0)
+        s = min(goal, float(room.min()))
+        if s < 0:
+            break
+        residual = _relative(s * target - D, s * target, span)
+        if residual <= tolerance:
+            if s >= goal * (1 - 10 * tolerance):
+                s, residual = goal, _relative(goal * target - D, goal * target, span)
+            elif goal < np.inf:
+                raise _beyond(problem, d, s, goal)
+            return Precompensated(conductance, s, problem.ideal_scale, residual, evaluations)
+        d = mixing.next(d, rest + s * target / attenuation, span)
+        d = d * min(1.0, span / (float(np.abs(d).max()) or span))
+    where = f"array of {problem.array.rows} x {problem.array.columns} pairs"
+    raise CapacityError(
+        f"the wires leave next to nothing, {_loading(problem)}", where, "a smaller array or wider wires"
+    )
+
+
+def _relative(error: Float[np.ndarray, "m n"], wanted: Float[np.ndarray, "m n"], span: float) -> float:
+    """Norm of an error relative to what is wanted; to the range where that is zero."""
+    return float(np.linalg.norm(error)) / (float(np.linalg.norm(wanted)) or span)
+
+
+@dataclass
+class _Mixing:
+    """Anderson's mixing of the last steps of a fixed-point iteration."""
+
+    points: list[Float[np.ndarray, " k"]] = field(default_factory=list)
+    steps: list[Float[np.ndarray, " k"]] = field(default_factory=list)
+
+    def next(
+        self, d: Float[np.ndarray, "m n"], mapped: Float[np.ndarray, "m n"], furthest: float
+    ) -> Float[np.ndarray, "m n"]:
+        """Where to go on from d, which the map takes to ``mapped``: there, if the mix is too far from d."""
+        self.points = [*self.points[1 - WINDOW :], d.ravel()]
+        self.steps = [*self.steps[1 - WINDOW :], (mapped - d).ravel()]
+        if len(self.steps) == 1:
+            return mapped
+        steps, points = np.diff(self.steps, axis=0), np.diff(self.points, axis=0)
+        weights = np.linalg.lstsq(steps.T, self.steps[-1], rcond=1e-10)[0]
+        mixed = np.asarray(mapped - (weights @ (points + steps)).reshape(d.shape))
+        return mixed if np.isfinite(mixed).all() and np.abs(mixed - d).max() <= furthest else mapped
+
+
+def _beyond(problem: _Problem, d: Float[np.ndarray, "m n"], largest: float, goal: float) -> CapacityError:
+    """The explanation of a scale that is too large: where the range ends first, and what would do."""
+    row, column = divmod(int(np.argmax(np.abs(d))), d.shape[1])
+    ratio = goal / largest
+    what = f"scale {goal:.4g} S is {ratio:.3g} times what the wires leave, {_loading(problem)}"
+    fix = f"a scale of at most {largest:.4g} S"
+    array, predicted = problem.array, problem.predicted(np.inf)[1]
+    for percent in range(90, 0, -10):
+        row_segment, column_segment = (
+            array.wires.row_segment * percent / 100,
+            array.wires.column_segment * percent / 100,
+        )
+        wires = replace(array.wires, row_segment=row_segment, column_segment=column_segment)
+        if replace(problem, array=replace(array, wires=wires)).predicted(np.inf)[1] >= ratio * predicted:
+            # The voltage along a wire falls as its resistance times the current: as the square of its length.
+            rows, columns = (max(1, int(n * (percent / 100) ** 0.5)) for n in (array.rows, array.columns))
+            fix += f", wires of {percent} % of this resistance, or an array of about {rows} x {columns}"
+            break
+    return CapacityError(what, f"row {row}, column {column} reaches the range's end", fix)
+
+
+def _loading(problem: _Problem) -> str:
+    array = problem.array
+    x = wire_loading(problem.low + problem.span, array.wires, array.rows, 2 * array.columns)
+    return f"r·G_max·N = {x:.2g}"
