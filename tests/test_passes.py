@@ -14,13 +14,15 @@ from pfmc_passes.place import Place
 from pfmc_passes.scale import Scale
 from pfmc_passes.tile import Tile
 
-from pfmc.errors import PassError, UsageError
+from pfmc.errors import CapacityError, PassError, UsageError
 from pfmc.ir.graph import Affine, Conv, Graph, HostNode, MatrixVector
 from pfmc.ir.text import render
 from pfmc.ir.windows import Windows
+from pfmc.layout.layout import WeightProgramme
 from pfmc.netlist.netlist import Netlist, Range
 from pfmc.netlist.netlist import render as render_netlist
 from pfmc.passmanager import Context, Pass, run_pipeline, with_options
+from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -145,8 +147,9 @@ def test_scale_uses_the_whole_range_and_place_keeps_tiles_apart(
 ) -> None:
     netlist, where, _ = small(tmp_path, rng, technology)
     layout = run(netlist, [Calibrate(), Scale(), Place()], where)
+    shortest = technology.grid.units(technology.cell.length_min)
     for placed, devices in layout.programmed():
-        assert devices.lengths.min() == technology.grid.units(technology.cell.length_min), placed.tile.name
+        assert shortest <= devices.lengths.min() <= shortest + 2 * technology.grid.step, placed.tile.name
     spots = [(p.x, p.y) for p in layout.tiles]
     pitch = technology.grid.units(technology.cell.strip_pitch) * 2 * int(technology.tile.columns.value)
     height = technology.grid.units(technology.cell.row_pitch) * int(technology.tile.rows.value)
@@ -154,6 +157,39 @@ def test_scale_uses_the_whole_range_and_place_keeps_tiles_apart(
         assert 0 < x0 < layout.width - pitch
         assert 0 < y0 < layout.height - height
         assert all(abs(x0 - x1) > pitch or abs(y0 - y1) > height for x1, y1 in spots[:i])
+
+
+def test_scale_says_whether_the_wires_are_compensated(
+    tmp_path: Path, rng: np.random.Generator, technology: Technology
+) -> None:
+    netlist, where, _ = small(tmp_path, rng, technology)
+    with_wires, without = (run(netlist, [Scale(compensate=choice)], where) for choice in (True, False))
+    for tile, ideal in zip(with_wires.tiles, without.tiles, strict=True):
+        largest = float(np.abs(netlist.block(tile)).max())
+        assert ideal.scale == CrossbarTile.of(technology).scale(largest)
+        assert 0.9 * ideal.scale < tile.scale < ideal.scale
+    assert f"[0:4, 0:3] scale {with_wires.tiles[0].scale:.4g} S compensated\n" in render_netlist(with_wires)
+    assert "compensated" not in render_netlist(without)
+
+
+def test_scale_refuses_what_the_wires_leave_too_little_of(
+    tmp_path: Path, rng: np.random.Generator, technology: Technology
+) -> None:
+    netlist, where, _ = small(tmp_path, rng, technology)
+    with pytest.raises(CapacityError, match=r"the wires leave 9\d\.\d% .* tile t00000 of node fc1, a smaller"):
+        run(netlist, [Scale(least=0.999)], where)
+
+
+def test_a_scale_beyond_the_range_names_the_tile(
+    tmp_path: Path, rng: np.random.Generator, technology: Technology
+) -> None:
+    netlist, where, _ = small(tmp_path, rng, technology)
+    scaled = run(netlist, [Scale()], where)
+    for compensated in (True, False):
+        tile = replace(scaled.tiles[0], scale=2 * scaled.tiles[0].scale, compensated=compensated)
+        programme = WeightProgramme(scaled, CrossbarTile.of(technology))
+        with pytest.raises(CapacityError, match=r"tile t00000 of node fc1, .*a scale of at most"):
+            programme.devices(tile)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ class WeightProgramme:
     def devices(self, tile: Tile) -> Programmed:
         """See :class:`Programme`."""
         try:
-            return self.primitive.program(self.netlist.block(tile), tile.scale)
-        except ValueError as e:
-            raise CapacityError(str(e), f"tile {tile.name} of node {tile.node}", "choose a smaller scale") from None
+            return self.primitive.program(self.netlist.block(tile), tile.scale, compensate=tile.compensated)
+        except CapacityError as e:
+            where = ", ".join(part for part in (f"tile {tile.name} of node {tile.node}", e.where) if part)
+            raise CapacityError(e.what, where, e.fix) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -48,7 +48,9 @@ class Tile:
         rows, columns: which part of the matrix.
         input_range: of the input vector's entries that this tile sees, in the model's units.
         output_range: of the tile's partial sums, in the model's units.
+        mean_square: of each row's input, in the square of the model's units.
         scale: siemens per unit of weight.
+        compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
     """
 
     name: str
@@ -57,7 +59,9 @@ class Tile:
     columns: range
     input_range: Range | None = None
     output_range: Range | None = None
+    mean_square: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     scale: float = math.nan
+    compensated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,4 +134,6 @@ def _tile(tile: Tile) -> str:
         text += f" input {tile.input_range.low:.4g}..{tile.input_range.high:.4g}"
     if tile.output_range is not None:
         text += f" output {tile.output_range.low:.4g}..{tile.output_range.high:.4g}"
-    return text if math.isnan(tile.scale) else text + f" scale {tile.scale:.4g} S"
+    if not math.isnan(tile.scale):
+        text += f" scale {tile.scale:.4g} S"
+    return text + " compensated" if tile.compensated else text

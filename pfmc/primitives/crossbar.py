@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from pfmc.errors import CapacityError
+from pfmc.physics.network import Wires
+from pfmc.physics.precompensation import PairArray, precompensate
 from pfmc.physics.resistor import strip_resistance
+from pfmc.primitives.wiring import nominal_wires
 from pfmc.technology.schema import Technology
+
+ROUNDS = 8  # of rounding, solving the network and correcting; what is left does not fall any more after 4 to 6
 
 
 @dataclass(frozen=True)
@@ -18,13 +25,16 @@ class Programmed:
     Attributes:
         wanted: resistance before rounding to the grid, ohms.
         lengths: blocked length of each strip, database units, on the manufacturing grid.
+        residual: ‖scale · block − W_eff‖ / ‖scale · block‖ of these lengths with nominal wires (Frobenius norms); not a
+            number where the block is not known.
     """
 
     wanted: Float[np.ndarray, "rows columns 2"]
     lengths: Int[np.ndarray, "rows columns 2"]
+    residual: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CrossbarTile:
     """A tile of ``rows`` × ``columns`` weights of one technology; lengths in database units.
 
@@ -40,6 +50,7 @@ class CrossbarTile:
     length_unused: int
     resistance_at_zero: float
     resistance_slope: float
+    wires: Wires
 
     @classmethod
     def of(cls, technology: Technology) -> CrossbarTile:
@@ -62,6 +73,7 @@ class CrossbarTile:
             length_unused=grid.units(cell.body_length),
             resistance_at_zero=float(ends[0]),
             resistance_slope=float(ends[1] - ends[0]) / grid.units(cell.body_length),
+            wires=nominal_wires(technology),
         )
 
     def resistance(self, lengths: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
@@ -82,38 +94,96 @@ class CrossbarTile:
         """Siemens per unit of weight at which the largest weight uses the whole range; 1 for an empty block."""
         return (self.conductance_max - self.conductance_min) / largest_weight if largest_weight > 0 else 1.0
 
-    def program(self, block: Float[np.ndarray, "rows columns"], scale: float) -> Programmed:
-        """Lengths of the strip pairs that realise ``scale * block``, the pair rounded jointly on the grid.
+    def feasible_scale(self, block: Float[np.ndarray, "m n"]) -> float:
+        """The largest siemens per unit of weight with the wires compensated; 1 for an empty block.
 
-        The stronger device is rounded up to the next level, and the weaker one, whose levels are finer in conductance
-        (ΔG = G²·ΔR), takes up what that leaves. Positions beyond the block get the longest strip in both polarities: an
-        exact zero.
+        One step of the strongest strip is left for the correction of rounding.
+
+        Raises:
+            CapacityError: if the wires leave next to nothing.
+        """
+        if not block.any():
+            return 1.0
+        strongest = 1.0 / float(self.resistance(np.array(self.length_min + self.step)))
+        low = self.conductance_min
+        return precompensate(block, self.pairs, conductance_min=low, conductance_max=strongest, tolerance=1e-3).scale
+
+    def program(self, block: Float[np.ndarray, "m n"], scale: float, *, compensate: bool) -> Programmed:
+        """Lengths of the strip pairs that realise ``scale * block``, each pair rounded jointly on the grid.
+
+        Positions beyond the block get the longest strip in both polarities.
 
         Args:
             block: weights, at most ``rows`` × ``columns``.
-            scale: siemens per unit of weight; ``scale * block`` must fit the range.
+            scale: siemens per unit of weight.
+            compensate: realise it as the effective matrix, wires included; otherwise as the difference of conductances.
 
         Raises:
-            ValueError: if a weight needs more than the range.
+            CapacityError: if the scale needs more than the range.
         """
-        difference = np.abs(block) * scale
-        strong = difference + self.conductance_min
-        if strong.size and strong.max() > self.conductance_max * (1 + 1e-9):
-            raise ValueError(f"a difference of {difference.max():.3g} S is beyond the cell's range")
-        strong_length = np.maximum(np.floor(self._exact_length(strong) / self.step + 1e-9) * self.step, self.length_min)
-        weak = 1.0 / (self.resistance_at_zero + self.resistance_slope * strong_length) - difference
-        weak_length = np.rint(self._exact_length(weak) / self.step) * self.step
-        weak_length = np.clip(weak_length, self.length_min, self.length_max)
-        positive = block >= 0
+        low, high = self.conductance_min, self.conductance_max
+        target = scale * block
+        if compensate:
+            solved = precompensate(
+                block, self.pairs, conductance_min=low, conductance_max=high, scale=scale, tolerance=1e-4
+            )
+            conductance = solved.conductance
+        else:
+            conductance = low + np.maximum(np.stack([target, -target], axis=-1), 0.0)
+            largest = float(np.abs(target).max())
+            if largest > (high - low) * (1 + 1e-9):
+                fix = f"a scale of at most {scale * (high - low) / largest:.4g} S"
+                raise CapacityError(f"a difference of {largest:.3g} S is beyond the cell's range", None, fix)
+        difference = conductance[..., 0] - conductance[..., 1]
+        used, residual = self._rounded_to(target, difference, ROUNDS if compensate else 1)
+        m, n = block.shape
         lengths = np.full((self.rows, self.columns, 2), self.length_unused, dtype=np.int32)
-        wanted = np.full(lengths.shape, self.resistance(np.array(self.length_unused)))
-        r, c = block.shape
-        lengths[:r, :c, 0] = np.where(positive, strong_length, weak_length)
-        lengths[:r, :c, 1] = np.where(positive, weak_length, strong_length)
-        strong_wanted, weak_wanted = 1.0 / strong, 1.0 / self.conductance_min
-        wanted[:r, :c, 0] = np.where(positive, strong_wanted, weak_wanted)
-        wanted[:r, :c, 1] = np.where(positive, weak_wanted, strong_wanted)
-        return Programmed(wanted, lengths)
+        lengths[:m, :n] = used
+        return Programmed(1.0 / self.pairs.whole(conductance), lengths, residual)
+
+    @property
+    def pairs(self) -> PairArray:
+        """The tile as a network: strips that carry no weight have the greatest length."""
+        unused = 1.0 / float(self.resistance(np.array(self.length_unused)))
+        return PairArray(self.wires, self.rows, self.columns, unused)
+
+    def _rounded_to(
+        self, target: Float[np.ndarray, "m n"], difference: Float[np.ndarray, "m n"], rounds: int
+    ) -> tuple[Int[np.ndarray, "m n 2"], float]:
+        """Lengths for conductance differences, corrected until the effective matrix is nearest to the target.
+
+        Only pairs whose error is more than half a step of the weaker strip are rounded again: each change of a stronger
+        strip disturbs its neighbours.
+        """
+        lengths = best = self._rounded(difference)
+        norm, least = float(np.linalg.norm(target)) or self.conductance_max, np.inf
+        for _ in range(rounds):
+            conductance = 1.0 / self.resistance(lengths)
+            error = target - self.pairs.effective(conductance)
+            residual = float(np.linalg.norm(error)) / norm
+            if residual < least:
+                best, least = lengths, residual
+            needed = error / self.pairs.attenuation(conductance)
+            step = np.square(conductance.min(axis=2)) * self.resistance_slope * self.step
+            wrong = np.abs(needed) > step / 2
+            if not wrong.any():
+                break
+            corrected = self._rounded(conductance[..., 0] - conductance[..., 1] + needed)
+            lengths = np.where(wrong[..., None], corrected, lengths)
+        return best, least
+
+    def _rounded(self, difference: Float[np.ndarray, "m n"]) -> Int[np.ndarray, "m n 2"]:
+        """Lengths of pairs for differences of conductance, siemens.
+
+        The stronger strip is rounded up to the next level, and the weaker one, whose levels are finer in conductance
+        (ΔG = G²·ΔR), takes up what that leaves.
+        """
+        size = np.abs(difference)
+        strong = self._on_grid(np.floor(self._steps(size + self.conductance_min) + 1e-9))
+        rest = 1.0 / self.resistance(strong) - size
+        weak = self._on_grid(np.rint(self._steps(np.maximum(rest, self.conductance_min))))
+        pair = np.stack([strong, weak], axis=-1)
+        return np.where(difference[..., None] >= 0, pair, pair[..., ::-1])
 
     def nearest_lengths(self, resistance: Float[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
         """The lengths on the grid whose resistances are nearest: the way back from a device table.
@@ -127,8 +197,13 @@ class CrossbarTile:
             raise ValueError("a resistance is outside the cell's range")
         return np.asarray(lengths, dtype=np.int32)
 
-    def _exact_length(self, conductance: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-        return (1.0 / conductance - self.resistance_at_zero) / self.resistance_slope
+    def _steps(self, conductance: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+        """Lengths in steps of the grid, not rounded."""
+        return np.asarray((1.0 / conductance - self.resistance_at_zero) / self.resistance_slope / self.step)
+
+    def _on_grid(self, steps: Float[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+        """Whole steps as lengths that a strip can have."""
+        return np.asarray(np.clip(steps * self.step, self.length_min, self.length_max), dtype=np.int32)
 
 
 def model_resistance(
