@@ -19,7 +19,7 @@ from pfmc.layout.layout import Layout
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.schema import Layer
 
-NAMES = ["sg13g2", "sg13g2/slide", "gf180mcu", "generic"]
+NAMES = ["sg13g2", "sg13g2/slide", "sg13g2/rppd", "gf180mcu", "generic"]
 
 
 def emitted(chip: Layout, folder: Path) -> Path:
