@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,9 @@ class Part(BaseModel):
     """A section of the manifest; unknown keys are an error, so that a newer bundle is not half understood."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Row = TypeVar("Row", bound=Part)
 
 
 class FileEntry(Part):
@@ -75,6 +78,62 @@ class ChipSize(Part):
     height_um: float
 
 
+class Joules(Part):
+    """What takes energy, in an inference."""
+
+    resistive_j: float  # heat in strips and wires
+    output_stages_j: float  # lost between the supply and the small voltages on the rows
+    drivers_j: float
+    amplifiers_j: float
+    converters_j: float
+
+    @classmethod
+    def parts(cls) -> tuple[str, ...]:
+        """Names of what adds up to the whole."""
+        return tuple(Joules.model_fields)
+
+
+class TileEnergy(Joules):
+    """The same of one tile: more columns of tiles.parquet. ``vectors``: matrix-vector products in an inference."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    node: str
+    vectors: int
+
+
+class Energy(Joules):
+    """The same of the chip, on the calibration data; in ``latency_s`` the host takes no time."""
+
+    per_inference_j: float
+    per_mac_j: float
+    latency_s: float
+    read_time_s: float
+
+
+class Area(Part):
+    """Silicon: the tiles, what is left of the chip's frame, and what stands around tiles and is not drawn."""
+
+    array_mm2: float
+    streets_mm2: float
+    periphery_mm2: float
+    total_mm2: float
+
+
+class WireLoad(Part):
+    """The heaviest load of one kind of wire on the chip against the limit of electromigration, in amperes.
+
+    ``average_a``: root mean square on the calibration data while the tile is read; ``full_scale_a``: all of the rows at
+    full scale at once, in the same tile.
+    """
+
+    wire: str
+    average_a: float
+    full_scale_a: float
+    limit_a: float
+
+
 class Manifest(Part):
     """manifest.json."""
 
@@ -92,6 +151,9 @@ class Manifest(Part):
     devices: int
     unused_devices: int
     chip: ChipSize
+    energy: Energy
+    area: Area
+    wire_loads: tuple[WireLoad, ...]
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
     on_host: dict[str, str]
@@ -257,9 +319,10 @@ class TileRecord(Part):
         return Range(self.output_low, self.output_high)
 
 
-def write_tiles(path: Path, tiles: Sequence[TileRecord]) -> None:
-    """Write tiles.parquet."""
-    pq.write_table(pa.Table.from_pylist([tile.model_dump() for tile in tiles]), path)
+def write_tiles(path: Path, tiles: Sequence[TileRecord], energies: Sequence[TileEnergy]) -> None:
+    """Write tiles.parquet: a row per tile, records and energies in the same order."""
+    rows = [tile.model_dump() | spent.model_dump() for tile, spent in zip(tiles, energies, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def read_tiles(path: Path) -> list[TileRecord]:
@@ -268,7 +331,20 @@ def read_tiles(path: Path) -> list[TileRecord]:
     Raises:
         ArtifactError: if it is not such a table.
     """
+    return _read_rows(path, TileRecord)
+
+
+def read_energies(path: Path) -> list[TileEnergy]:
+    """Read what tiles.parquet says of energy.
+
+    Raises:
+        ArtifactError: if it is not such a table.
+    """
+    return _read_rows(path, TileEnergy)
+
+
+def _read_rows(path: Path, kind: type[Row]) -> list[Row]:
     try:
-        return [TileRecord.model_validate(row) for row in pq.read_table(path).to_pylist()]
+        return [kind.model_validate(row) for row in pq.read_table(path).to_pylist()]
     except (OSError, pa.ArrowException, ValidationError) as e:
         raise ArtifactError("the table of tiles cannot be read", str(path), str(e).splitlines()[0]) from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from pfmc._version import __version__
 from pfmc.backend import Backend, Emission, Progress
+from pfmc.budget import Metered, vectors_per_inference
 from pfmc.bundle import (
     FORMAT_VERSION,
     Calibration,
@@ -21,6 +22,7 @@ from pfmc.bundle import (
     ModelEntry,
     PassEntry,
     Share,
+    TileEnergy,
     TileRecord,
     file_entry,
     new_bundle,
@@ -96,8 +98,15 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
 
         context = Context(technology, recorder(imported, dataset, BATCH), title=f"pfmc {imported.sha256[:16]}")
         layout = run_pipeline(passes, imported.graph, context, after=after)
-        emission = backend.emit(layout, folder, observer.stage("drawing masks", len(layout.tiles)))
-        written = [*emission.files, *_model_files(folder, imported), *_shared_files(folder, layout, imported)]
+        meter = Metered.of(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
+        emission = backend.emit(
+            replace(layout, programme=meter), folder, observer.stage("drawing masks", len(layout.tiles))
+        )
+        written = [
+            *emission.files,
+            *_model_files(folder, imported),
+            *_shared_files(folder, layout, meter.energies(), imported),
+        ]
         kept = scrambled(dataset, min(RANDOM_SAMPLES, dataset.samples), np.random.default_rng(options.seed))
         save_values(folder / "input_values.npz", kept)
         written.append(("input_values.npz", "input-values"))
@@ -118,6 +127,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             on_host={n.name: n.reason for n in imported.graph.nodes if isinstance(n, HostNode) and n.reason},
             files=files,
             **_sizes(layout, counts),
+            **meter.sections(),
         )
         write_manifest(folder, manifest)
     return manifest
@@ -152,12 +162,15 @@ def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
     return [with_options(load_pass(name), dict(options.settings.get(name, {}))) for name in names]
 
 
-def _shared_files(folder: Path, layout: Layout, imported: ImportedModel) -> list[tuple[str, str]]:
+def _shared_files(
+    folder: Path, layout: Layout, energies: Sequence[TileEnergy], imported: ImportedModel
+) -> list[tuple[str, str]]:
     """Write what every backend's bundle has: the table of tiles and the host model."""
     primitive = CrossbarTile.of(layout.technology).name
     write_tiles(
         folder / "tiles.parquet",
         [TileRecord.of(placed.tile, primitive, placed.x, placed.y) for placed in layout.tiles],
+        energies,
     )
     mapped = {tile.node for tile in layout.netlist.tiles}
     save_model(host_model(imported.folded, layout.netlist.graph, mapped), folder / "host.onnx")

@@ -82,9 +82,9 @@ def test_every_number_says_where_it_comes_from(name: str) -> None:
     assert len(found) == str(sections).count("'source': ")  # none is missed, none is filled in by a default
     publishers = {"sg13g2": "IHP-Open-PDK 5cccb161", "gf180mcu": "gf180mcu_fd_p", "generic": "assumption: "}
     publisher = publishers[name.partition("/")[0]]
-    wiring = ("OpenROAD-flow-scripts", "lambdapdk")  # of GF180MCU: its open libraries
+    others = ("OpenROAD-flow-scripts", "lambdapdk", "B. Murmann, ")  # GF180MCU's open libraries; converters
     for item in found:
-        assert item.source.startswith((publisher, *wiring, "assumption: ", "pfmc cell")), item
+        assert item.source.startswith((publisher, *others, "assumption: ", "pfmc cell")), item
 
 
 def test_the_generic_process_claims_no_foundry() -> None:
@@ -296,7 +296,7 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
             with_entry("gf180mcu", "column_wire_width", 'column_wire_width = { value = 0.4, unit = "um" }'),
             "missing key, {}: cell.column_wire_width.source, add it",
         ),
-        ("", "missing key, {}: name, add it, and 11 more to correct"),
+        ("", "missing key, {}: name, add it, and 12 more to correct"),
     ],
 )
 def test_what_a_wrong_entry_is_told(tmp_path: Path, content: str, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""calibrate: the ranges of the converters, from data."""
+"""calibrate: the ranges of the converters and the power of the inputs, from data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pfmc.passmanager import Context, Pass
 @dataclass(frozen=True)
 class Calibrate(Pass[Netlist, Netlist]):
     """Set each tile's input and output range to what the calibration data reach, with some headroom.
+
+    The mean square of each row's input, which says what power the tile takes, is noted beside them.
 
     Tiles that stand side by side see the same inputs and get the same input range: they share drivers.
 
@@ -40,14 +42,21 @@ class Calibrate(Pass[Netlist, Netlist]):
         """Run the data through the model once, and every tile's block over the vectors that reach it."""
         nodes = [node for node, _ in source.by_node()]
         reached = {tile.name: _Extremes() for tile in source.tiles}
+        squares = {node.name: np.zeros(node.matrix.rows) for node in nodes}
+        seen = dict.fromkeys(squares, 0)
         values = sorted({node.input for node in nodes})
         for batch in context.activations(values):
             for node, tiles in source.by_node():
                 vectors = _thinned(_vectors(node, batch[node.input]), self.vectors)
+                squares[node.name] += np.square(vectors).sum(axis=0)
+                seen[node.name] += len(vectors)
                 for tile in tiles:
                     inputs = vectors[:, tile.rows.start : tile.rows.stop]
                     reached[tile.name].see(inputs, inputs @ node.matrix.block(tile.rows, tile.columns))
-        return replace(source, tiles=tuple(reached[t.name].apply(t, self.headroom) for t in source.tiles))
+        means = {name: total / max(seen[name], 1) for name, total in squares.items()}
+        ranged = (reached[tile.name].apply(tile, self.headroom) for tile in source.tiles)
+        noted = (replace(tile, mean_square=means[tile.node][tile.rows.start : tile.rows.stop]) for tile in ranged)
+        return replace(source, tiles=tuple(noted))
 
     def ensures(self, source: Netlist, result: Netlist) -> None:
         """Every tile has ranges that are numbers and not empty."""

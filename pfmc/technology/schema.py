@@ -72,6 +72,13 @@ ZeroSheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resista
 Resistance = Annotated[Quantity, AfterValidator(Measures("resistance", 0.0, 1e9, True))]
 WidthResistance = Annotated[Quantity, AfterValidator(Measures("resistance times width", 0.0, 1.0, True))]
 Voltage = Annotated[Quantity, AfterValidator(Measures("voltage", 0.0, 100.0))]
+Current = Annotated[Quantity, AfterValidator(Measures("current", 0.0, 1e3))]
+CurrentPerWidth = Annotated[Quantity, AfterValidator(Measures("current per width", 0.0, 1e9))]
+Energy = Annotated[Quantity, AfterValidator(Measures("energy", 0.0, 1.0, True))]
+Power = Annotated[Quantity, AfterValidator(Measures("power", 0.0, 1e3, True))]
+Time = Annotated[Quantity, AfterValidator(Measures("time", 0.0, 1e3))]
+Frequency = Annotated[Quantity, AfterValidator(Measures("frequency", 0.0, 1e15))]
+Area = Annotated[Quantity, AfterValidator(Measures("area", 0.0, 1.0, True))]
 Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0, whole=True))]
 Count = Annotated[Quantity, AfterValidator(Measures("count", 0.0, 4096.0, whole=True))]
 
@@ -201,7 +208,7 @@ class Cell(Model):
 
 
 class Wiring(Model):
-    """Resistance of what connects the strips to drivers and sense amplifiers; zero is an ideal wire.
+    """What connects the strips to drivers and sense amplifiers; a resistance of zero is an ideal wire.
 
     Rows are driven at their left end, or at both; columns are sensed at their lower end.
     """
@@ -212,6 +219,9 @@ class Wiring(Model):
     driver_resistance: Resistance  # from the ideal source to the row's pin
     sense_resistance: Resistance  # from the column's pin to virtual ground
     driven_ends: Literal[1, 2]
+    metal1_current_limit: CurrentPerWidth  # against electromigration: of the average current
+    metal2_current_limit: CurrentPerWidth
+    via1_current_limit: Current
 
 
 class TileSize(Model):
@@ -227,6 +237,26 @@ class Converters(Model):
     input_bits: Bits
     output_bits: Bits
     input_voltage: Voltage  # full scale, zero to peak
+
+
+class Periphery(Model):
+    """What stands around a tile: it is sized and not drawn.
+
+    Each row has a digital-to-analog converter and a driver, each pair of columns an amplifier; converters at the
+    columns are shared, and the array stays driven until the last of their columns is converted.
+    """
+
+    supply_voltage: Voltage
+    driver_power: Power  # of one, whatever it delivers
+    driver_area: Area  # of one, with its digital-to-analog converter
+    dac_energy_per_step: Energy  # a conversion takes 2^bits times as much
+    amplifier_power: Power
+    amplifier_bandwidth: Frequency  # of driver, array and amplifier together
+    amplifier_area: Area
+    adc_energy_per_step: Energy
+    adc_time: Time  # of one conversion
+    adc_area: Area
+    columns_per_adc: Count
 
 
 class Chip(Model):
@@ -252,6 +282,7 @@ class Technology(Model):
     wires: Wiring
     tile: TileSize
     converters: Converters
+    periphery: Periphery
     chip: Chip
 
     @property

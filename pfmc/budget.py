@@ -1,0 +1,208 @@
+"""What a chip draws, takes and bears: energy, time, area by the technology's figures, currents against its limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.bundle import Area, Energy, TileEnergy, WireLoad
+from pfmc.errors import CapacityError, PassError
+from pfmc.layout.layout import Layout, tile_extent
+from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.physics import energy
+from pfmc.primitives.crossbar import CrossbarTile, Programmed
+from pfmc.technology.schema import Technology
+
+
+def read_time(technology: Technology) -> float:
+    """Seconds of a matrix-vector product: settling, then the conversions of the columns that share a converter."""
+    periphery, converters = technology.periphery, technology.converters
+    settling = energy.settling_time(periphery.amplifier_bandwidth.si, int(converters.output_bits.value))
+    return settling + periphery.columns_per_adc.value * periphery.adc_time.si
+
+
+def tile_energy(
+    technology: Technology,
+    conductance: Float[np.ndarray, "rows columns"],
+    mean_square: Float[np.ndarray, " rows"],
+    columns: int,
+) -> dict[str, float]:
+    """Joules of one matrix-vector product of one tile, by what takes them.
+
+    Args:
+        conductance: of all devices on the driven rows, siemens.
+        mean_square: of the rows' voltages, V².
+        columns: of the block: those that are converted.
+    """
+    periphery, converters, time = technology.periphery, technology.converters, read_time(technology)
+    rows = len(mean_square)
+    array = energy.resistive_power(conductance, mean_square)
+    supply = energy.supply_power(conductance, mean_square, periphery.supply_voltage.si)
+    dac = energy.conversion_energy(periphery.dac_energy_per_step.si, int(converters.input_bits.value))
+    adc = energy.conversion_energy(periphery.adc_energy_per_step.si, int(converters.output_bits.value))
+    return {
+        "resistive_j": array * time,
+        "output_stages_j": (supply - array) * time,
+        "drivers_j": rows * periphery.driver_power.si * time,
+        "amplifiers_j": columns * periphery.amplifier_power.si * time,
+        "converters_j": rows * dac + columns * adc,
+    }
+
+
+def tile_area(technology: Technology) -> tuple[float, float]:
+    """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not."""
+    _, _, width, height = tile_extent(technology)
+    periphery, tile = technology.periphery, technology.tile
+    adcs = -(-int(tile.columns.value) // int(periphery.columns_per_adc.value))
+    around = tile.rows.value * periphery.driver_area.si + tile.columns.value * periphery.amplifier_area.si
+    return width * height * technology.grid.database_unit.si**2, around + adcs * periphery.adc_area.si
+
+
+def area(layout: Layout) -> Area:
+    """Of the chip's frame and of what stands around its tiles."""
+    technology, to_mm = layout.technology, 1e6
+    chip = layout.width * layout.height * technology.grid.database_unit.si**2
+    array, around = (len(layout.tiles) * each for each in tile_area(technology))
+    return Area(
+        array_mm2=array * to_mm,
+        streets_mm2=(chip - array) * to_mm,
+        periphery_mm2=around * to_mm,
+        total_mm2=(chip + around) * to_mm,
+    )
+
+
+def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str, int]:
+    """Matrix-vector products per sample of each contraction: a vector meets each weight once.
+
+    Args:
+        macs: multiply-accumulates per sample, by contraction.
+    """
+    return {node.name: macs.get(node.name, 0) // math.prod(node.weight.shape) for node, _ in netlist.by_node()}
+
+
+@dataclass(frozen=True, eq=False)
+class Metered:
+    """A layout's programme that notes what each tile draws when its devices are asked for.
+
+    Attributes:
+        vectors: matrix-vector products per inference, by contraction.
+        tiles: what was noted, by tile.
+        loads: the heaviest load of each kind of wire so far.
+    """
+
+    layout: Layout
+    primitive: CrossbarTile
+    vectors: Mapping[str, int]
+    tiles: dict[str, TileEnergy] = field(default_factory=dict)
+    loads: dict[str, WireLoad] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layout: Layout, vectors: Mapping[str, int]) -> Metered:
+        """With nothing noted."""
+        return cls(layout, CrossbarTile.of(layout.technology), vectors)
+
+    def devices(self, tile: Tile) -> Programmed:
+        """See :class:`pfmc.layout.layout.Programme`.
+
+        Raises:
+            CapacityError: if a wire would carry more than the technology allows.
+        """
+        programmed = self.layout.programme.devices(tile)
+        technology, vectors = self.layout.technology, self.vectors[tile.node]
+        driven = self.primitive.resistance(programmed.lengths[: len(tile.rows)])
+        conductance = 1.0 / driven.reshape(len(tile.rows), -1)
+        mean_square = mean_square_voltage(tile, technology)
+        spent = tile_energy(technology, conductance, mean_square, len(tile.columns))
+        per_inference = {name: vectors * joules for name, joules in spent.items()}
+        self.tiles[tile.name] = TileEnergy(name=tile.name, node=tile.node, vectors=vectors, **per_inference)
+        for load in wire_loads(technology, conductance, mean_square):
+            if load.average_a > load.limit_a:
+                raise _overloaded(tile, load)
+            self.loads[load.wire] = max(self.loads.get(load.wire, load), load, key=lambda each: each.average_a)
+        return programmed
+
+    def energies(self) -> list[TileEnergy]:
+        """What was noted, in the order of the layout."""
+        return [self.tiles[placed.tile.name] for placed in self.layout.tiles]
+
+    def sections(self) -> dict[str, Any]:
+        """The manifest's sections, once every tile was noted."""
+        nodes = [node for node, _ in self.layout.netlist.by_node()]
+        macs = sum(self.vectors[node.name] * math.prod(node.weight.shape) for node in nodes)
+        return {
+            "energy": total_energy(self.layout.technology, self.energies(), macs),
+            "area": area(self.layout),
+            "wire_loads": tuple(self.loads.values()),
+        }
+
+
+def mean_square_voltage(tile: Tile, technology: Technology) -> Float[np.ndarray, " rows"]:
+    """Of the voltage on each row that the tile's block has, V², on the calibration data.
+
+    Raises:
+        PassError: if the tile was not calibrated.
+    """
+    if tile.input_range is None or tile.mean_square is None:
+        raise PassError("the tile has no input range", f"tile {tile.name}", "the pipeline needs the calibrate pass")
+    return tile.mean_square * (technology.converters.input_voltage.si / tile.input_range.high) ** 2
+
+
+def wire_loads(
+    technology: Technology, conductance: Float[np.ndarray, "rows columns"], mean_square: Float[np.ndarray, " rows"]
+) -> list[WireLoad]:
+    """The largest current in a row wire, in a column wire and in a via, against the limits of electromigration.
+
+    Those are limits of the average current; the root mean square is at least that, and what was computed is at least
+    the root mean square.
+    """
+    wires, cell = technology.wires, technology.cell
+    average = np.sqrt(mean_square)
+    full = np.full_like(average, technology.converters.input_voltage.si)
+    rows, columns = zip(*(energy.wire_current(conductance, each) for each in (average, full)), strict=True)
+    vias = [each[:, None] * conductance for each in (average, full)]
+    limits = {
+        "metal1": (rows, wires.metal1_current_limit.si * cell.row_wire_width.si),
+        "metal2": (columns, wires.metal2_current_limit.si * cell.column_wire_width.si),
+        "via1": (vias, wires.via1_current_limit.si),
+    }
+    return [
+        WireLoad(wire=name, average_a=float(a.max()), full_scale_a=float(f.max()), limit_a=limit)
+        for name, ((a, f), limit) in limits.items()
+    ]
+
+
+def total_energy(technology: Technology, tiles: Iterable[TileEnergy], macs: int) -> Energy:
+    """The sum of tiles, and the time of an inference.
+
+    Tiles of one contraction work at once; its vectors follow one another, and so do the contractions. What the host
+    does takes no time here.
+    """
+    found = list(tiles)
+    parts = {name: sum(getattr(tile, name) for tile in found) for name in TileEnergy.parts()}
+    total = sum(parts.values())
+    vectors = {tile.node: tile.vectors for tile in found}
+    time = read_time(technology)
+    return Energy(
+        per_inference_j=total,
+        per_mac_j=total / max(macs, 1),
+        latency_s=sum(vectors.values()) * time,
+        read_time_s=time,
+        **parts,
+    )
+
+
+def _overloaded(tile: Tile, load: WireLoad) -> CapacityError:
+    share = load.average_a / load.limit_a
+    name = {"metal1": "a row wire", "metal2": "a column wire", "via1": "a via"}[load.wire]
+    wider = {"metal1": "a wider cell.row_wire_width", "metal2": "a wider cell.column_wire_width", "via1": "larger vias"}
+    return CapacityError(
+        f"{name} would carry {1e3 * load.average_a:.3g} mA (root mean square), electromigration allows"
+        f" {1e3 * load.limit_a:.3g} mA",
+        f"tile {tile.name} of node {tile.node}",
+        f"lower converters.input_voltage {share:.3g} times, or {wider[load.wire]}, in the technology",
+    )

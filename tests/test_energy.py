@@ -1,0 +1,176 @@
+"""Energy, time, area and currents: against a dense network, brute force over the data, and arithmetic by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import context, perceptron
+from crossbars import small
+from hypothesis import given
+from hypothesis import strategies as st
+from pfmc_passes.calibrate import Calibrate
+from pfmc_passes.normalise import Normalise
+from pfmc_passes.place import Place
+from pfmc_passes.scale import Scale
+from pfmc_passes.tile import Tile
+
+from pfmc.budget import Metered, read_time, tile_area
+from pfmc.bundle import read_energies, read_manifest
+from pfmc.driver import CompileOptions, compile_model
+from pfmc.errors import CapacityError, PassError
+from pfmc.layout.layout import Layout
+from pfmc.observer import Silent
+from pfmc.physics import energy
+from pfmc.physics.network import Wires, transfer_matrix
+from pfmc.technology.schema import Technology
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+
+
+def drawn_power(g: np.ndarray, wires: Wires, voltage: np.ndarray) -> np.ndarray:
+    """What the drivers deliver into the network, by dense nodal analysis; a row of ``voltage`` per vector."""
+    rows, columns = g.shape
+    row, column = (np.broadcast_to(r, g.shape) for r in (wires.row_segment, wires.column_segment))
+    number = np.arange(2 * g.size).reshape(2, rows, columns)  # nodes of the row wires, then of the column wires
+    Y = np.zeros((2 * g.size, 2 * g.size))
+    for a, b, siemens in (
+        (number[0], number[1], g),
+        (number[0, :, :-1], number[0, :, 1:], 1 / row[:, 1:]),
+        (number[1, :-1], number[1, 1:], 1 / column[1:]),
+    ):
+        Y[a, a] += siemens
+        Y[b, b] += siemens
+        Y[a, b] -= siemens
+        Y[b, a] -= siemens
+    feed = 1 / (wires.driver + row[:, 0])
+    Y[number[0, :, 0], number[0, :, 0]] += feed
+    Y[number[1, 0], number[1, 0]] += 1 / (wires.sense + column[0])
+    source = np.zeros((2 * g.size, len(voltage)))
+    source[number[0, :, 0]] = feed[:, None] * voltage.T
+    at_rows = np.linalg.solve(Y, source)[number[0, :, 0]].T
+    return np.asarray((voltage * feed * (voltage - at_rows)).sum(axis=1))
+
+
+@given(
+    seed=st.integers(0, 999),
+    rows=st.integers(1, 8),
+    columns=st.integers(1, 8),
+    ohms=st.sampled_from([0.01, 1.0, 300.0]),
+    signed=st.booleans(),
+)
+def test_power_lies_between_its_bounds(seed: int, rows: int, columns: int, ohms: float, signed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    g = 10 ** rng.uniform(-6, -3, (rows, columns))
+    wires = Wires(ohms * rng.uniform(0.5, 2, (rows, columns)), ohms * rng.uniform(0.5, 2, (rows, columns)), ohms, ohms)
+    voltage = rng.uniform(-0.2 if signed else 0.0, 0.2, (20, rows))
+    power, mean_square = drawn_power(g, wires, voltage).mean(), np.square(voltage).mean(axis=0)
+    transfer = transfer_matrix(g, wires)
+    assert energy.least_power(transfer, mean_square) <= power * (1 + 1e-6)
+    assert power <= energy.resistive_power(g, mean_square) * (1 + 1e-6)
+    if ohms < 1:  # next to ideal wires
+        assert power == pytest.approx(energy.resistive_power(g, mean_square), rel=1e-3)
+    same = np.full((1, rows), 0.1)
+    assert drawn_power(g, wires, same)[0] == pytest.approx(energy.least_power(transfer, same[0] ** 2), rel=1e-6)
+
+
+@given(seed=st.integers(0, 999), rows=st.integers(1, 9), columns=st.integers(1, 9))
+def test_no_wire_carries_more_than_was_said(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    g, voltage = rng.uniform(1e-5, 1e-3, (rows, columns)), rng.normal(0.02, 0.1, (30, rows))
+    root_mean_square = np.sqrt(np.square(voltage).mean(axis=0))
+    in_rows, in_columns = energy.wire_current(g, root_mean_square)
+    currents = voltage[:, :, None] * g  # of every device, for every vector
+    for found, limit in ((currents.sum(axis=2), in_rows), (currents.sum(axis=1), in_columns)):
+        assert np.all(np.sqrt(np.square(found).mean(axis=0)) <= limit * (1 + 1e-12))
+    supply = np.abs(currents.sum(axis=2)).sum(axis=1).mean() * 1.2
+    assert supply <= energy.supply_power(g, np.square(root_mean_square), 1.2) * (1 + 1e-12)
+
+
+def test_settling_leaves_half_a_step() -> None:
+    seconds = energy.settling_time(20e6, 10)
+    assert math.exp(-2 * math.pi * 20e6 * seconds) == pytest.approx(0.5 / 2**10)
+    assert energy.conversion_energy(48e-15, 10) == pytest.approx(49.152e-12)
+
+
+def placed(folder: Path, rng: np.random.Generator, technology: Technology) -> tuple[Layout, dict[str, np.ndarray]]:
+    x = rng.random((50, 6)).astype(np.float32)
+    graph = perceptron(folder, rng)
+    values = {"x": x, "h": x @ graph.contractions()[0].weight.map()}
+    current = graph
+    for step in (Normalise(), Tile(rows=4, columns=3), Calibrate(), Scale(), Place()):
+        current = step.run(current, context(technology, values))  # type: ignore[assignment,arg-type]
+    assert isinstance(current, Layout)
+    return current, values
+
+
+def test_a_tile_draws_what_each_vector_of_the_data_draws(tmp_path: Path, rng: np.random.Generator) -> None:
+    technology = small("sg13g2", 4, 3)
+    layout, values = placed(tmp_path, rng, technology)
+    meter = Metered.of(layout, {"fc1": 1, "fc2": 5})
+    programmed = {place.tile.name: meter.devices(place.tile) for place in layout.tiles}
+    time = math.log(2) * 11 / (2 * math.pi * 20e6) + 8 * 100e-9
+    assert read_time(technology) == pytest.approx(time)
+    for place, spent in zip(layout.tiles, meter.energies(), strict=True):
+        tile = place.tile
+        given = values["x" if tile.node == "fc1" else "h"][:, tile.rows.start : tile.rows.stop].astype(float)
+        assert tile.input_range is not None
+        volts = given * 0.2 / tile.input_range.high
+        ohms = meter.primitive.resistance(programmed[tile.name].lengths[: len(tile.rows)])
+        watts = np.mean([(v[:, None, None] ** 2 / ohms).sum() for v in volts])
+        vectors = 1 if tile.node == "fc1" else 5
+        assert spent.resistive_j == pytest.approx(vectors * watts * time, rel=1e-6)
+        conversions = len(tile.rows) * 6e-15 * 1024 + len(tile.columns) * 48e-15 * 1024
+        assert spent.converters_j == pytest.approx(vectors * conversions)
+        amperes = np.abs(volts[:, :, None, None] / ohms).sum(axis=(1, 2, 3)).mean()
+        assert 0 < (amperes * 1.2 - watts) * time * vectors <= spent.output_stages_j
+    total = meter.sections()["energy"]
+    assert total.per_inference_j == pytest.approx(sum(getattr(e, p) for e in meter.energies() for p in e.parts()))
+    assert total.latency_s == pytest.approx((1 + 5) * time)
+    assert total.per_mac_j == pytest.approx(total.per_inference_j / (6 * 5 + 5 * 3 * 5))
+
+
+def test_an_overloaded_wire_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    technology = small("sg13g2", 4, 3)
+    limit = technology.wires.metal2_current_limit.model_copy(update={"value": 0.05})
+    narrow = technology.model_copy(
+        update={"wires": technology.wires.model_copy(update={"metal2_current_limit": limit})}
+    )
+    layout, _ = placed(tmp_path, rng, narrow)
+    with pytest.raises(CapacityError, match=r"column wire .* tile t00000 of node fc1, lower converters.input_voltage"):
+        Metered.of(layout, {"fc1": 1, "fc2": 1}).devices(layout.tiles[0].tile)
+
+
+def test_a_tile_that_was_not_calibrated_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    layout, _ = placed(tmp_path, rng, small("generic", 4, 3))
+    bare = replace(layout.tiles[0].tile, mean_square=None)
+    with pytest.raises(PassError, match="calibrate"):
+        Metered.of(layout, {"fc1": 1}).devices(bare)
+
+
+def test_area_by_hand() -> None:
+    array, around = tile_area(small("sg13g2", 64, 60))
+    width = (120 - 1) * 0.9 + 0.5 + 2 * 0.25
+    height = 63 * 11.04 + 10 + 2 * (0.43 + 0.20)
+    assert array == pytest.approx(width * height * 1e-12)
+    assert around == pytest.approx((64 * 2800 + 60 * 1500) * 1e-12 + 8 * 0.098e-6)  # 7.5 converters do not exist
+
+
+def test_a_convolution_is_read_once_per_window(tmp_path: Path) -> None:
+    sample = SAMPLES / "digits_cnn"
+    options = CompileOptions(calibration=sample / "calibration.npz")
+    manifest = compile_model(sample / "model.onnx", tmp_path / "out", options, Silent())
+    tiles = read_energies(manifest.path_of(tmp_path / "out", "tiles"))
+    assert tiles[0].vectors == 64  # 8 x 8 windows of a padded 3 x 3 convolution
+    assert tiles[-1].vectors == 1
+    again = read_manifest(tmp_path / "out")
+    assert again.energy == manifest.energy
+    for part in tiles[0].parts():
+        assert getattr(again.energy, part) == pytest.approx(sum(getattr(tile, part) for tile in tiles))
+    area = again.area
+    assert area.array_mm2 + area.streets_mm2 == pytest.approx(again.chip.width_um * again.chip.height_um / 1e6)
+    assert {load.wire for load in again.wire_loads} == {"metal1", "metal2", "via1"}
+    assert all(load.average_a < min(load.full_scale_a, load.limit_a) for load in again.wire_loads)
