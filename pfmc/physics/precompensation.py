@@ -29,13 +29,15 @@ class Precompensated:
 
     Attributes:
         conductance: of each pair G+, G− (last axis), siemens.
+        effective: their effective matrix, siemens.
         scale: the effective matrix is scale · target; siemens per unit of the target.
         ideal_scale: the largest scale that ideal wires would allow.
         residual: ‖scale · target − D‖ / ‖scale · target‖, Frobenius norms.
         evaluations: how many times the network was solved.
     """
 
-    conductance: Float[np.ndarray, "rows columns 2"]
+    conductance: Float[np.ndarray, "m n 2"]
+    effective: Float[np.ndarray, "m n"]
     scale: float
     ideal_scale: float
     residual: float
@@ -69,8 +71,8 @@ class PairArray:
         m, n, _ = conductance.shape
         return effective_matrix(self.whole(conductance), self.wires)[:m, :n]
 
-    def attenuation(self, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
-        """What the wires of a pair's row and columns leave of its current, were all other wires ideal."""
+    def attenuation(self, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n 2"]:
+        """What the wires of a device's row and column leave of its current, were all other wires ideal."""
         m, n, _ = conductance.shape
         wires, g = self.wires, self.whole(conductance).reshape(self.rows, 2 * self.columns)
         row, column = np.broadcast_to(wires.row_segment, g.shape).T, np.broadcast_to(wires.column_segment, g.shape)
@@ -84,7 +86,7 @@ class PairArray:
         if wires.double_ended:
             voltage += _ladder(g.T[::-1], along_row[::-1])[::-1]
         pairs = (voltage.T * _ladder(g, along_column)).reshape(self.rows, self.columns, 2)
-        return np.asarray(pairs[:m, :n].mean(axis=2))
+        return np.asarray(pairs[:m, :n])
 
 
 def _ladder(conductance: Float[np.ndarray, "n m"], segments: Float[np.ndarray, "k m"]) -> Float[np.ndarray, "n m"]:
@@ -158,7 +160,7 @@ class _Problem:
         s = min(scale, self.ideal_scale)
         d = s * self.target if self.target.any() else self.target
         for _ in range(3):
-            d = self.target / self.array.attenuation(self.conductance(d))
+            d = self.target / self.array.attenuation(self.conductance(d)).mean(axis=2)
             s = min(scale, self.span / float(np.abs(d).max())) if self.target.any() else scale
             d = s * d
         return d, s
@@ -171,7 +173,7 @@ def _solved(problem: _Problem, goal: float, tolerance: float) -> Precompensated:
     mixing = _Mixing()
     for evaluations in range(1, EVALUATIONS + 1):
         conductance = problem.conductance(d)
-        attenuation = problem.array.attenuation(conductance)
+        attenuation = problem.array.attenuation(conductance).mean(axis=2)
         D = problem.array.effective(conductance)
         rest = d - D / attenuation
         room = np.full(target.shape, np.inf)
@@ -179,13 +181,13 @@ def _solved(problem: _Problem, goal: float, tolerance: float) -> Precompensated:
         s = min(goal, float(room.min()))
         if s < 0:
             break
-        residual = _relative(s * target - D, s * target, span)
+        residual = relative_error(D, s * target)
         if residual <= tolerance:
-            if s >= goal * (1 - 10 * tolerance):
-                s, residual = goal, _relative(goal * target - D, goal * target, span)
+            if s >= goal * (1 - 2 * tolerance):
+                s, residual = goal, relative_error(D, goal * target)
             elif goal < np.inf:
                 raise _beyond(problem, d, s, goal)
-            return Precompensated(conductance, s, problem.ideal_scale, residual, evaluations)
+            return Precompensated(conductance, D, s, problem.ideal_scale, residual, evaluations)
         d = mixing.next(d, rest + s * target / attenuation, span)
         d = d * min(1.0, span / (float(np.abs(d).max()) or span))
     where = f"array of {problem.array.rows} x {problem.array.columns} pairs"
@@ -194,9 +196,9 @@ def _solved(problem: _Problem, goal: float, tolerance: float) -> Precompensated:
     )
 
 
-def _relative(error: Float[np.ndarray, "m n"], wanted: Float[np.ndarray, "m n"], span: float) -> float:
-    """Norm of an error relative to what is wanted; to the range where that is zero."""
-    return float(np.linalg.norm(error)) / (float(np.linalg.norm(wanted)) or span)
+def relative_error(found: Float[np.ndarray, "m n"], wanted: Float[np.ndarray, "m n"]) -> float:
+    """‖found − wanted‖ / ‖wanted‖, Frobenius norms; without the denominator if it is zero."""
+    return float(np.linalg.norm(found - wanted)) / (float(np.linalg.norm(wanted)) or 1.0)
 
 
 @dataclass

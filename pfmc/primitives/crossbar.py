@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 
 from pfmc.errors import CapacityError
 from pfmc.physics.network import Wires
-from pfmc.physics.precompensation import PairArray, precompensate
+from pfmc.physics.precompensation import PairArray, Precompensated, precompensate, relative_error
 from pfmc.physics.resistor import strip_resistance
 from pfmc.primitives.wiring import nominal_wires
 from pfmc.technology.schema import Technology
 
-ROUNDS = 8  # of rounding, solving the network and correcting; what is left does not fall any more after 4 to 6
+ROUNDS = 8  # of rounding, solving the network and correcting; 2 to 4 are usual
+SETTLING = 6  # rounds of correcting between two solutions of the network
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,18 @@ class CrossbarTile:
         target = scale * block
         if compensate:
             solved = precompensate(
-                block, self.pairs, conductance_min=low, conductance_max=high, scale=scale, tolerance=1e-4
+                block, self.pairs, conductance_min=low, conductance_max=high, scale=scale, tolerance=1e-3
             )
             conductance = solved.conductance
+            used, residual = self._compensated(target, solved)
         else:
             conductance = low + np.maximum(np.stack([target, -target], axis=-1), 0.0)
             largest = float(np.abs(target).max())
             if largest > (high - low) * (1 + 1e-9):
                 fix = f"a scale of at most {scale * (high - low) / largest:.4g} S"
                 raise CapacityError(f"a difference of {largest:.3g} S is beyond the cell's range", None, fix)
-        difference = conductance[..., 0] - conductance[..., 1]
-        used, residual = self._rounded_to(target, difference, ROUNDS if compensate else 1)
+            used = self._rounded(target)
+            residual = relative_error(self.pairs.effective(1.0 / self.resistance(used)), target)
         m, n = block.shape
         lengths = np.full((self.rows, self.columns, 2), self.length_unused, dtype=np.int32)
         lengths[:m, :n] = used
@@ -147,30 +149,49 @@ class CrossbarTile:
         unused = 1.0 / float(self.resistance(np.array(self.length_unused)))
         return PairArray(self.wires, self.rows, self.columns, unused)
 
-    def _rounded_to(
-        self, target: Float[np.ndarray, "m n"], difference: Float[np.ndarray, "m n"], rounds: int
+    def _compensated(
+        self, target: Float[np.ndarray, "m n"], solved: Precompensated
     ) -> tuple[Int[np.ndarray, "m n 2"], float]:
-        """Lengths for conductance differences, corrected until the effective matrix is nearest to the target.
-
-        Only pairs whose error is more than half a step of the weaker strip are rounded again: each change of a stronger
-        strip disturbs its neighbours.
-        """
-        lengths = best = self._rounded(difference)
-        norm, least = float(np.linalg.norm(target)) or self.conductance_max, np.inf
-        for _ in range(rounds):
+        """Lengths whose effective matrix is as near to the target as the grid allows, and how near that is."""
+        conductance, effective = solved.conductance, solved.effective
+        lengths = best = self._rounded(_difference(conductance))
+        least = np.inf
+        for _ in range(ROUNDS):
+            lengths, expected = self._settled(lengths, target, conductance, effective)
             conductance = 1.0 / self.resistance(lengths)
-            error = target - self.pairs.effective(conductance)
-            residual = float(np.linalg.norm(error)) / norm
+            effective = self.pairs.effective(conductance)
+            residual = relative_error(effective, target)
             if residual < least:
                 best, least = lengths, residual
-            needed = error / self.pairs.attenuation(conductance)
+            if residual < 1.1 * expected or residual > least:
+                break
+        return best, least
+
+    def _settled(
+        self,
+        lengths: Int[np.ndarray, "m n 2"],
+        target: Float[np.ndarray, "m n"],
+        conductance: Float[np.ndarray, "m n 2"],
+        effective: Float[np.ndarray, "m n"],
+    ) -> tuple[Int[np.ndarray, "m n 2"], float]:
+        """Lengths corrected for what rounding does to the effective matrix, and the relative error to expect.
+
+        The matrix is known for other conductances near by, and changes about as the wires' own attenuation says. Only
+        pairs whose error is more than half a step of the weaker strip are rounded again: each change disturbs others.
+        """
+        unexplained = effective - _difference(conductance * self.pairs.attenuation(conductance))
+        for _ in range(SETTLING):
+            conductance = 1.0 / self.resistance(lengths)
+            attenuation = self.pairs.attenuation(conductance)
+            expected = unexplained + _difference(conductance * attenuation)
+            needed = (target - expected) / attenuation.mean(axis=2)
             step = np.square(conductance.min(axis=2)) * self.resistance_slope * self.step
             wrong = np.abs(needed) > step / 2
             if not wrong.any():
                 break
-            corrected = self._rounded(conductance[..., 0] - conductance[..., 1] + needed)
+            corrected = self._rounded(_difference(conductance) + needed)
             lengths = np.where(wrong[..., None], corrected, lengths)
-        return best, least
+        return lengths, relative_error(expected, target)
 
     def _rounded(self, difference: Float[np.ndarray, "m n"]) -> Int[np.ndarray, "m n 2"]:
         """Lengths of pairs for differences of conductance, siemens.
@@ -204,6 +225,10 @@ class CrossbarTile:
     def _on_grid(self, steps: Float[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
         """Whole steps as lengths that a strip can have."""
         return np.asarray(np.clip(steps * self.step, self.length_min, self.length_max), dtype=np.int32)
+
+
+def _difference(pairs: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
+    return np.asarray(pairs[..., 0] - pairs[..., 1])
 
 
 def model_resistance(
