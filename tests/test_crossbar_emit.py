@@ -122,6 +122,45 @@ def test_every_strip_ends_on_its_row_and_its_column(name: str, tmp_path: Path) -
             assert upper.expanded_name() == f"col{strip // 2}{'pn'[strip % 2]}"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tile_stands_in_a_closed_ring_of_its_own(name: str, tmp_path: Path) -> None:
+    """Contacts to the substrate all around, in one piece of metal 1 that touches nothing of the array."""
+    technology = small(name, 3, 2)
+    masks = kdb.Layout()
+    masks.read(str(emitted(layout(technology, [(3, 2), (1, 1)]), tmp_path)))
+    layers = technology.layers
+    shapes = {
+        key: kdb.Region(masks.top_cell().begin_shapes_rec(masks.layer(*getattr(layers, key).key))).merged()
+        for key in ("diffusion", "diffusion_implant", "metal1", "contact", "poly")
+    }
+    corner = 2 * technology.grid.units(technology.chip.ring_width)  # has no contact
+    assert shapes["diffusion"].count() == 2
+    assert (shapes["diffusion"] & shapes["poly"]).is_empty()
+    assert (shapes["diffusion"] - shapes["diffusion_implant"]).is_empty()
+    for ring in shapes["diffusion"].each():
+        assert ring.holes() == 1
+        region = kdb.Region(ring)
+        assert (shapes["metal1"].interacting(region) ^ region).is_empty()
+        reach = technology.grid.units(technology.chip.ring_contact_pitch) + corner
+        assert (region - shapes["contact"].inside(region).sized(reach)).is_empty()
+        tile = kdb.Region(kdb.Polygon(list(ring.each_point_hole(0))))
+        assert shapes["poly"].inside(tile).count() == 12
+
+
+def test_a_row_wire_on_the_ring_is_told(tmp_path: Path) -> None:
+    technology = small("sg13g2", 2, 2)
+    chip = layout(technology, [(2, 2)])
+    path = emitted(chip, tmp_path)
+    masks = kdb.Layout()
+    masks.read(str(path))
+    metal1 = masks.cell("array").shapes(masks.layer(*technology.layers.metal1.key))
+    metal1.insert(kdb.DBox(-2.0, 0.0, 0.0, 0.5))
+    masks.write(str(path))
+    (tile,) = BACKEND.read(tmp_path, technology, records(chip), lambda _done: None)
+    assert any("a wire with two names" in complaint for complaint in tile.complaints)
+    assert tile.found == 4  # those of the other row
+
+
 def test_tiles_stand_where_the_layout_puts_them(tmp_path: Path) -> None:
     technology = small("sg13g2", 3, 2)
     chip = layout(technology, [(3, 2), (2, 2), (1, 1)])

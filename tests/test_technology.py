@@ -224,7 +224,7 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
             "no such key, {}: layers.poly.datatyp, did you mean datatype?, and 1 more to correct",
         ),
         (
-            text_of("gf180mcu").replace('{ name = "Pplus",', '{ name = "Pplus", colour = "red",'),
+            text_of("gf180mcu").replace('    { name = "Pplus",', '    { name = "Pplus", colour = "red",'),
             "no such key, {}: layers.blankets.0.colour, remove it",
         ),
         (
@@ -279,6 +279,18 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
         (with_value("gf180mcu", "head_length", "0.43"), "does not hold the contact, {}: cell.head_length"),
         (with_value("gf180mcu", "contact_width", "0.9"), "is wider than the strip, {}: cell.contact_width"),
         (with_value("gf180mcu", "via_offset", "0.3"), "the via leaves the pad, {}: cell.via_offset"),
+        (
+            with_value("gf180mcu", "ring_implant_overlap", "1"),
+            "reaches the tile's blankets, {}: chip.ring_implant_overlap",
+        ),
+        (
+            with_value("gf180mcu", "ring_contact_size", "0.6"),
+            "is not below chip.ring_width and chip.ring_contact_pitch, {}: chip.ring_contact_size",
+        ),
+        (
+            with_value("gf180mcu", "ring_distance", "4.3"),
+            "does not hold the rings of two tiles, {}: chip.tile_spacing",
+        ),
         (with_value("gf180mcu", "width_reduction", "0.8"), "leaves no electrical width, {}: resistor.width_reduction"),
         (
             with_entry("gf180mcu", "block", 'block = { name = "B", number = 30, datatype = 0, source = "mine" }'),

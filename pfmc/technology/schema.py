@@ -114,12 +114,14 @@ class Layers(Model):
     metal2_pin: Layer
     metal1_text: Layer
     metal2_text: Layer
+    diffusion: Layer  # of the substrate contacts around a tile
+    diffusion_implant: Layer  # what makes them such; it may be one of the blankets
     outline: Layer  # tile and chip frames; not a mask
     blankets: tuple[Layer, ...]  # implants and blocks drawn over the whole array
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        single = ("poly", "contact", "block", "marker", "metal1", "metal2", "via1", "outline")
+        single = ("poly", "contact", "block", "marker", "metal1", "metal2", "via1", "diffusion", "outline")
         drawn = [(key, getattr(self, key)) for key in single] + [("blankets", layer) for layer in self.blankets]
         taken: dict[tuple[int, int], str] = {}
         for key, layer in drawn:
@@ -260,9 +262,14 @@ class Periphery(Model):
 
 
 class Chip(Model):
-    """How tiles stand on the chip."""
+    """How tiles stand on the chip, each in a closed ring of substrate contacts; signals cross it above metal 1."""
 
     tile_spacing: Length
+    ring_distance: Length  # of the ring's diffusion and metal 1 from the tile's blankets
+    ring_width: Length
+    ring_implant_overlap: Length  # of the implant beyond the diffusion, at both sides
+    ring_contact_size: Length
+    ring_contact_pitch: Length
     frame_margin: Length  # from the tiles to the chip's frame
     mark_size: Length  # of the alignment crosses from tip to tip
     mark_width: Length  # of their arms
@@ -317,8 +324,18 @@ class Technology(Model):
         for key, fits, problem in _geometry(self.cell):
             if not fits:
                 raise wrong(f"cell.{key}", problem)
-        if not 2 * self.chip.mark_width.si < self.chip.mark_size.si < self.chip.frame_margin.si:
-            raise wrong("chip.mark_size", "is not between twice chip.mark_width and chip.frame_margin")
+        chip = self.chip
+        if chip.ring_implant_overlap.si >= chip.ring_distance.si:
+            raise wrong("chip.ring_implant_overlap", "reaches the tile's blankets")
+        if chip.ring_contact_size.si >= min(chip.ring_width.si, chip.ring_contact_pitch.si):
+            raise wrong("chip.ring_contact_size", "is not below chip.ring_width and chip.ring_contact_pitch")
+        reach = chip.ring_distance.si + chip.ring_width.si + chip.ring_implant_overlap.si
+        if 2 * reach >= chip.tile_spacing.si:
+            raise wrong("chip.tile_spacing", "does not hold the rings of two tiles")
+        if not 2 * chip.mark_width.si < chip.mark_size.si < chip.frame_margin.si - 2 * reach:
+            raise wrong(
+                "chip.mark_size", "is not between twice chip.mark_width and what the rings leave of chip.frame_margin"
+            )
         return self
 
 

@@ -70,7 +70,7 @@ def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
 
 
 def array_shapes(technology: Technology) -> Iterator[Rectangle]:
-    """What a tile has beside its strips: row and column wires with pins at their ends, blankets and its outline."""
+    """What a tile has beside its strips: row and column wires with pins at their ends, blankets, outline and ring."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     rows, strips = int(technology.tile.rows.value), 2 * int(technology.tile.columns.value)
     left, bottom, width, height = tile_extent(technology)
@@ -89,10 +89,47 @@ def array_shapes(technology: Technology) -> Iterator[Rectangle]:
         yield Rectangle(layers.metal2_pin, x - column_half, low, x + column_half, low + 2 * column_half)
     for layer in (*layers.blankets, layers.outline):
         yield Rectangle(layer, left, bottom, left + width, bottom + height)
+    yield from _ring(technology)
+
+
+def _ring(technology: Technology) -> Iterator[Rectangle]:
+    """A closed ring of contacts to the substrate, with a pin in its lower left corner."""
+    layers, chip, units = technology.layers, technology.chip, technology.grid.units
+    distance, width = units(chip.ring_distance), units(chip.ring_width)
+    overlap, size, pitch = (
+        units(length) for length in (chip.ring_implant_overlap, chip.ring_contact_size, chip.ring_contact_pitch)
+    )
+    x0, y0, x1, y1 = _around(technology, distance)
+    for layer in (layers.diffusion, layers.metal1):
+        yield from _frame(layer, (x0, y0, x1, y1), width)
+    yield from _frame(layers.diffusion_implant, _around(technology, distance - overlap), width + 2 * overlap)
+    yield Rectangle(layers.metal1_pin, x0 - width, y0 - width, x0, y0)
+    inset = (width - size) // 2
+    for x in range(x0 + width, x1 - width - size, pitch):
+        for y in (y0 - width + inset, y1 + inset):
+            yield Rectangle(layers.contact, x, y, x + size, y + size)
+    for y in range(y0 + width, y1 - width - size, pitch):
+        for x in (x0 - width + inset, x1 + inset):
+            yield Rectangle(layers.contact, x, y, x + size, y + size)
+
+
+def _around(technology: Technology, distance: int) -> tuple[int, int, int, int]:
+    """The box at a distance around a tile."""
+    left, bottom, width, height = tile_extent(technology)
+    return left - distance, bottom - distance, left + width + distance, bottom + height + distance
+
+
+def _frame(layer: Layer, inner: tuple[int, int, int, int], width: int) -> Iterator[Rectangle]:
+    """A frame around a box."""
+    x0, y0, x1, y1 = inner
+    yield Rectangle(layer, x0 - width, y0 - width, x1 + width, y0)
+    yield Rectangle(layer, x0 - width, y1, x1 + width, y1 + width)
+    yield Rectangle(layer, x0 - width, y0, x0, y1)
+    yield Rectangle(layer, x1, y0, x1 + width, y1)
 
 
 def array_labels(technology: Technology) -> Iterator[Label]:
-    """Names of the wires, in the middle of their pins: row0, …; col0p, col0n, …"""
+    """Names of the wires, in the middle of their pins: row0, …; col0p, col0n, …; and sub for the ring."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     left, half_row = -(units(cell.strip_width) // 2), units(cell.row_wire_width) // 2
     for row in range(int(technology.tile.rows.value)):
@@ -101,6 +138,8 @@ def array_labels(technology: Technology) -> Iterator[Label]:
     y = units(cell.column_wire_width) // 2 - units(cell.column_wire_extension)
     for strip in range(2 * int(technology.tile.columns.value)):
         yield Label(layers.metal2_text, f"col{strip // 2}{'pn'[strip % 2]}", strip * units(cell.strip_pitch), y)
+    x, y, _, _ = _around(technology, units(technology.chip.ring_distance) + units(technology.chip.ring_width) // 2)
+    yield Label(layers.metal1_text, "sub", x, y)
 
 
 def mark_shapes(technology: Technology, x: int, y: int) -> Iterator[Rectangle]:

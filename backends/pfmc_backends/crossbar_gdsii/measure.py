@@ -20,6 +20,7 @@ from pfmc_backends.crossbar_gdsii.wires import COLUMN, ROW, segments
 
 Remark: TypeAlias = tuple[str, int, int]  # what does not belong, and where: x, y
 
+SUBSTRATE: Final = 10**6  # beyond the numbers of rows
 JOINT_LIMIT: Final = 256  # shapes on one strip whose cover of it is found together
 
 
@@ -308,6 +309,8 @@ def _names(
 
 
 def _row_number(text: str) -> int:
+    if text == "sub":  # the ring around a tile: no row, but a wire of its own
+        return SUBSTRATE
     match = re.fullmatch(r"row(\d{1,6})", text, re.ASCII)
     return int(match[1]) if match else -1
 
