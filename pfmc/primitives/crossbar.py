@@ -16,7 +16,8 @@ from pfmc.primitives.wiring import nominal_wires
 from pfmc.technology.schema import Technology
 
 ROUNDS = 8  # of rounding, solving the network and correcting; 2 to 4 are usual
-SETTLING = 6  # rounds of correcting between two solutions of the network
+SCALE_TOLERANCE = 3e-3  # residual of the search for a scale, which then is known better than that
+SETTLING = 12  # rounds of correcting between two solutions of the network
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,16 @@ class CrossbarTile:
     def feasible_scale(self, block: Float[np.ndarray, "m n"]) -> float:
         """The largest siemens per unit of weight with the wires compensated; 1 for an empty block.
 
-        One step of the strongest strip is left for the correction of rounding.
+        One step of the strongest strip is left for the correction of rounding, and the error of the search.
 
         Raises:
             CapacityError: if the wires leave next to nothing.
         """
         if not block.any():
             return 1.0
-        strongest = 1.0 / float(self.resistance(np.array(self.length_min + self.step)))
-        low = self.conductance_min
-        return precompensate(block, self.pairs, conductance_min=low, conductance_max=strongest, tolerance=1e-3).scale
+        low, high = self.conductance_min, 1.0 / float(self.resistance(np.array(self.length_min + self.step)))
+        found = precompensate(block, self.pairs, conductance_min=low, conductance_max=high, tolerance=SCALE_TOLERANCE)
+        return found.scale * (1 - SCALE_TOLERANCE)
 
     def program(self, block: Float[np.ndarray, "m n"], scale: float, *, compensate: bool) -> Programmed:
         """Lengths of the strip pairs that realise ``scale * block``, each pair rounded jointly on the grid.
