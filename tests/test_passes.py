@@ -176,7 +176,7 @@ def test_scale_refuses_what_the_wires_leave_too_little_of(
     tmp_path: Path, rng: np.random.Generator, technology: Technology
 ) -> None:
     netlist, where, _ = small(tmp_path, rng, technology)
-    with pytest.raises(CapacityError, match=r"the wires leave 9\d\.\d% .* tile t00000 of node fc1, a smaller"):
+    with pytest.raises(CapacityError, match=r"the wires leave 9\d\.\d% .* tile t00000 of node fc1, fewer rows"):
         run(netlist, [Scale(least=0.999)], where)
 
 
