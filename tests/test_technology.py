@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pfmc.errors import TechnologyError
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.design_rules import Rule
 from pfmc.technology.loader import SIZE_LIMIT, describe, load, names
 from pfmc.technology.schema import Layer, Quantity, Technology
 
@@ -57,11 +58,11 @@ def with_value(name: str, key: str, value: str) -> str:
     return changed
 
 
-def sourced(model: BaseModel) -> Iterator[Quantity | Layer]:
-    """Every quantity and every layer of a technology."""
+def sourced(model: BaseModel) -> Iterator[Quantity | Layer | Rule]:
+    """Every quantity, layer and rule of a technology."""
     for _, value in model:
         for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, (Quantity, Layer)):
+            if isinstance(item, (Quantity, Layer, Rule)):
                 yield item
             elif isinstance(item, BaseModel):
                 yield from sourced(item)

@@ -6,24 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pfmc.technology.base import Model, Text, wrong
+from pfmc.technology.design_rules import DesignRules
 from pfmc.units import UNITS
-
-# Text that reaches file names, reports and terminals: bounded, and no control characters.
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\p{Cc}]+$")]
-
-
-def wrong(key: str, problem: str) -> PydanticCustomError:
-    """The error of a validator, with the key that is to blame, relative to what is validated."""
-    return PydanticCustomError("wrong", "{key}: {problem}", {"key": key, "problem": problem})
-
-
-class Model(BaseModel):
-    """Frozen, and an entry that nobody asked for is an error: a misspelt key must not pass in silence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Quantity(Model):
@@ -129,6 +117,11 @@ class Layers(Model):
                 raise wrong(key, f"layer {layer} is that of {taken[layer.key]}")
             taken[layer.key] = key
         return self
+
+    def drawn(self) -> dict[str, Layer]:
+        """All of them, by name."""
+        singles = [layer for _, layer in self if isinstance(layer, Layer)]
+        return {layer.name: layer for layer in (*singles, *self.blankets)}
 
 
 class Grid(Model):
@@ -291,6 +284,7 @@ class Technology(Model):
     converters: Converters
     periphery: Periphery
     chip: Chip
+    design_rules: DesignRules = DesignRules()
 
     @property
     def personalisation_masks(self) -> tuple[Layer, ...]:
@@ -302,6 +296,14 @@ class Technology(Model):
         """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
         follows = self.cell.marker_covers == "block"
         return (*self.personalisation_masks, self.layers.marker) if follows else self.personalisation_masks
+
+    @model_validator(mode="after")
+    def _rules_know_their_layers(self) -> Self:
+        try:
+            self.design_rules.check_names(self.layers.drawn())
+        except PydanticCustomError as e:
+            raise wrong(f"design_rules.{(e.context or {})['key']}", str((e.context or {})["problem"])) from None
+        return self
 
     @model_validator(mode="after")
     def _on_grid(self) -> Self:

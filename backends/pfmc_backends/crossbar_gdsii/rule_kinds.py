@@ -1,0 +1,224 @@
+"""What each kind of design rule forbids, on regions of KLayout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from types import ModuleType
+from typing import Any, Final
+
+from pfmc.errors import UsageError
+from pfmc.technology.design_rules import DRAWN, Amount, Rule, parse_layer
+from pfmc.technology.schema import Technology
+
+Region = Any  # klayout.db.Region: the package is optional
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+
+
+def klayout_db() -> ModuleType:
+    """KLayout's database module.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    try:
+        from klayout import db  # noqa: PLC0415 - optional, and large
+    except ImportError:
+        raise UsageError(
+            "the rule check needs KLayout's Python module", None, "pip install 'pfmc[check]', or klayout"
+        ) from None
+    return db
+
+
+class Masks:
+    """The layers that rules speak of: those of the file, and what the technology makes of them.
+
+    Args:
+        technology: whose rules they are.
+        drawn: what is on a layer of the file, by its number and datatype; asked once for each.
+    """
+
+    def __init__(self, technology: Technology, drawn: Callable[[tuple[int, int]], Region]) -> None:
+        self.grid = technology.grid
+        self._files = {name: layer.key for name, layer in technology.layers.drawn().items()}
+        self._made: Mapping[str, str] = technology.design_rules.layers
+        self._drawn = drawn
+        self._regions: dict[str, Region] = {}
+        self._unit = technology.grid.database_unit.si
+
+    @cached_property
+    def db(self) -> ModuleType:
+        """KLayout."""
+        return klayout_db()
+
+    def length(self, amount: Amount) -> int:
+        """In database units."""
+        return round(amount.si / self._unit)
+
+    def area(self, amount: Amount) -> int:
+        """In squares of the database unit."""
+        return round(amount.si / self._unit**2)
+
+    def region(self, text: str) -> Region:
+        """What a rule calls a layer."""
+        if text not in self._regions:
+            made = DRAWN.fullmatch(text)
+            if made:
+                self._regions[text] = self._drawn((int(made[1]), int(made[2]))).merged()
+            elif text in self._made:
+                self._regions[text] = self.region(self._made[text])
+            elif text in self._files:
+                self._regions[text] = self._drawn(self._files[text]).merged()
+            else:
+                self._regions[text] = self._combined(text)
+        return self._regions[text]
+
+    def _combined(self, text: str) -> Region:
+        first, steps = parse_layer(text)
+        region = self.region(first)
+        for operator, operand in steps:
+            if operator == "over":
+                region = region.with_area(0, round(float(operand) * 1e-12 / self._unit**2) + 1, True)
+            elif operator == "squares":
+                region = region.squares()
+            elif operator == "bars":
+                region = region.non_squares()
+            else:
+                region = JOIN[operator](region, self.region(operand)).merged()
+        return region
+
+
+JOIN: Final[dict[str, Callable[[Region, Region], Region]]] = {
+    "&": lambda a, b: a & b,
+    "|": lambda a, b: a | b,
+    "-": lambda a, b: a - b,
+    "^": lambda a, b: a ^ b,
+    "touching": lambda a, b: a.interacting(b),
+    "clear_of": lambda a, b: a.not_interacting(b),
+}
+
+
+def violations(rule: Rule, masks: Masks) -> Iterator[Box]:
+    """Where a rule is violated: the box around each place, as many as KLayout counts."""
+    for found in KINDS[rule.kind](rule, masks):
+        for item in found.each():
+            box = item.bbox()
+            yield box.left, box.bottom, box.right, box.top
+
+
+def _other(rule: Rule, masks: Masks) -> Region:
+    assert rule.other is not None  # the schema sees to it
+    return masks.region(rule.other)
+
+
+def _length(rule: Rule, masks: Masks) -> int:
+    assert rule.value is not None
+    return masks.length(rule.value)
+
+
+def _area(rule: Rule, masks: Masks) -> int:
+    assert rule.value is not None
+    return masks.area(rule.value)
+
+
+def _width(rule: Rule, masks: Masks) -> list[Any]:
+    """Narrower, corner to corner too."""
+    return [masks.region(rule.layer).width_check(_length(rule, masks), False, masks.db.Metrics.Euclidian)]
+
+
+def _opened(region: Region, width: int) -> Region:
+    """What of a region is wider."""
+    return region.sized(-(width // 2)).sized(width // 2)
+
+
+def _max_width(rule: Rule, masks: Masks) -> list[Any]:
+    """Wider, in both directions."""
+    return [_opened(masks.region(rule.layer), _length(rule, masks))]
+
+
+def _space(rule: Rule, masks: Masks) -> list[Any]:
+    """Closer, between polygons or in a notch of one."""
+    region, value, metrics = masks.region(rule.layer), _length(rule, masks), masks.db.Metrics.Euclidian
+    run = None if rule.run is None else masks.length(rule.run) + 1
+    if rule.wide is None:
+        return [region.space_check(value, False, metrics, None, run)]
+    wide = _opened(region, masks.length(rule.wide))
+    return [region.separation_check(wide, value, False, metrics, None, run)]
+
+
+def _separation(rule: Rule, masks: Masks) -> list[Any]:
+    """Closer to the other layer, from outside it."""
+    region, metrics = masks.region(rule.layer), masks.db.Metrics.Euclidian
+    return [region.separation_check(_other(rule, masks), _length(rule, masks), False, metrics)]
+
+
+def _distance(rule: Rule, masks: Masks) -> list[Any]:
+    """Closer to the other layer's edges, or farther from all of them."""
+    value = _length(rule, masks)
+    around = _other(rule, masks).edges().extended(0, 0, value, value, False)
+    return [*_separation(rule, masks), masks.region(rule.layer).not_interacting(around)]
+
+
+def _enclosure(rule: Rule, masks: Masks) -> list[Any]:
+    """Inside the other layer's edge and closer to it."""
+    region, metrics = masks.region(rule.layer), masks.db.Metrics.Euclidian
+    return [region.enclosed_check(_other(rule, masks), _length(rule, masks), False, metrics)]
+
+
+def _endcap(rule: Rule, masks: Masks) -> list[Any]:
+    """Sides beside one that is enclosed by less than ``near``, and themselves enclosed by less than the value."""
+    region, other, metrics = masks.region(rule.layer), _other(rule, masks), masks.db.Metrics.Projection
+    assert rule.near is not None
+    near = region.enclosed_check(other, masks.length(rule.near), True, metrics).first_edges().merged()
+    corners = near.extended_in(2)
+    beside = region.edges().interacting(corners) - near
+    return [beside.enclosed_check(other.edges(), _length(rule, masks), False, metrics), corners.merged(2)]
+
+
+def _overlap(rule: Rule, masks: Masks) -> list[Any]:
+    """Overlapping by less."""
+    region, metrics = masks.region(rule.layer), masks.db.Metrics.Euclidian
+    return [region.overlap_check(_other(rule, masks), _length(rule, masks), False, metrics)]
+
+
+def _smaller(rule: Rule, masks: Masks) -> list[Any]:
+    return [masks.region(rule.layer).with_area(0, _area(rule, masks), False)]
+
+
+def _hole_smaller(rule: Rule, masks: Masks) -> list[Any]:
+    """A hole, less what stands in it, is smaller."""
+    region = masks.region(rule.layer)
+    return [(region.holes() - region).with_area(0, _area(rule, masks), False)]
+
+
+def _size(rule: Rule, masks: Masks) -> list[Any]:
+    """No square of this side."""
+    region, value = masks.region(rule.layer), _length(rule, masks)
+    boxes = region.rectangles()
+    return [region.non_rectangles(), boxes.with_bbox_width(value, True) | boxes.with_bbox_height(value, True)]
+
+
+def _forbidden(rule: Rule, masks: Masks) -> list[Any]:
+    return [masks.region(rule.layer)]
+
+
+def _grid(rule: Rule, masks: Masks) -> list[Any]:
+    """A vertex off the manufacturing grid."""
+    return [masks.region(rule.layer).grid_check(masks.grid.step, masks.grid.step)]
+
+
+KINDS: Final[dict[str, Callable[[Rule, Masks], list[Any]]]] = {
+    "width": _width,
+    "max_width": _max_width,
+    "space": _space,
+    "separation": _separation,
+    "distance": _distance,
+    "enclosure": _enclosure,
+    "endcap": _endcap,
+    "overlap": _overlap,
+    "area": _smaller,
+    "hole_area": _hole_smaller,
+    "size": _size,
+    "forbidden": _forbidden,
+    "grid": _grid,
+}

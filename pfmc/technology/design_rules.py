@@ -1,0 +1,125 @@
+"""The foundry's design rules, as a technology file states them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Final, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from pfmc.technology.base import Model, Text, wrong
+from pfmc.units import UNITS
+
+JOINING: Final = ("&", "|", "-", "^", "touching", "clear_of")
+SELECTING: Final = ("squares", "bars")
+DRAWN: Final = re.compile(r"(\d{1,5})/(\d{1,5})", re.ASCII)
+
+
+class Step(NamedTuple):
+    """An operator, and what stands behind it: a layer, or a number of um2 after ``over``, or nothing."""
+
+    operator: str
+    operand: str = ""
+
+
+def parse_layer(text: str) -> tuple[str, tuple[Step, ...]]:
+    """What a rule's layer is made of: the layer to begin with, and what is done to it, in turn.
+
+    The operators: ``&`` and, ``|`` or, ``-`` without, ``^`` either but not both; ``touching`` and ``clear_of`` pick
+    whole polygons by whether they meet the other layer; ``squares`` and ``bars`` those that are squares or are not;
+    ``over`` those that are larger than a number of um2.
+
+    Raises:
+        ValueError: if it is not so written.
+    """
+    first, *words = text.split() or [""]
+    steps: list[Step] = []
+    while words:
+        operator = words.pop(0)
+        if operator in SELECTING:
+            steps.append(Step(operator))
+        elif operator in (*JOINING, "over") and words:
+            steps.append(Step(operator, words.pop(0)))
+            if operator == "over":
+                float(steps[-1].operand)
+        else:
+            raise ValueError(f"{operator!r} is no operator, or nothing follows it")
+    return first, tuple(steps)
+
+
+class Amount(Model):
+    """The number of a rule, a length or an area; its source is the rule's."""
+
+    value: float = Field(gt=0, le=1e5, strict=True)
+    unit: Literal["nm", "um", "um2"]
+
+    @property
+    def si(self) -> float:
+        """The value in SI units."""
+        return self.value * UNITS[self.unit][1]
+
+
+class Rule(Model):
+    """A design rule: what its violations are is said in pfmc_backends.crossbar_gdsii.rule_kinds."""
+
+    name: Text  # in the foundry's manual; a rule of several parts stands in several entries
+    kind: Literal[
+        "width", "max_width", "space", "separation", "distance", "enclosure", "endcap", "overlap", "area", "hole_area",
+        "size", "forbidden", "grid",
+    ]  # fmt: skip
+    layer: Text
+    other: Text | None = None
+    value: Amount | None = None
+    wide: Amount | None = None  # space: beside metal that is this wide
+    run: Amount | None = None  # space: where edges face each other over more than this
+    near: Amount | None = None  # endcap: where the enclosure of a side is below this, that of its neighbours counts
+    source: Text
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"separation", "distance", "enclosure", "endcap", "overlap"}
+        for key, needs in (
+            ("other", self.kind in needed),
+            ("value", self.kind not in {"forbidden", "grid"}),
+            ("near", self.kind == "endcap"),
+        ):
+            if (getattr(self, key) is not None) != needs:
+                raise wrong(key, f"a rule of kind {self.kind} {'needs it' if needs else 'has none'}")
+        if self.kind != "space" and (self.wide or self.run):
+            raise wrong("kind", "only space depends on width or run")
+        if self.value is not None and (self.value.unit == "um2") != self.kind.endswith("area"):
+            raise wrong("value", f"{self.value.unit} does not measure what a rule of kind {self.kind} limits")
+        return self
+
+
+class DesignRules(Model):
+    """The rules of the process for the layers that the masks have.
+
+    Rules name layers of ``[layers]``, or of ``layers`` here: those by number and datatype, "7/0", or what is made of
+    others that stand before it, "GatPoly | PolyRes & pSD", from left to right; see :func:`parse_layer`.
+    """
+
+    layers: dict[Text, Text] = Field(default={})
+    rules: tuple[Rule, ...] = ()
+
+    def check_names(self, drawn: Container[str]) -> None:
+        """See that every layer that rules name is known, when those of the technology are called ``drawn``.
+
+        Raises:
+            PydanticCustomError: if one is not.
+        """
+        known: set[str] = set()
+        written = [(f"layers.{name}", name, text) for name, text in self.layers.items()]
+        for i, rule in enumerate(self.rules):
+            written += [(f"rules.{i}", "", text) for text in (rule.layer, rule.other) if text]
+        for key, name, text in written:
+            if not DRAWN.fullmatch(text):
+                try:
+                    first, steps = parse_layer(text)
+                except ValueError as e:
+                    raise wrong(key, f"{text!r} is no layer: {e}") from None
+                for used in (first, *(step.operand for step in steps if step.operator in JOINING)):
+                    if used not in known and used not in drawn:
+                        raise wrong(key, f"there is no layer {used!r}")
+            known.add(name)
