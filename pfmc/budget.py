@@ -197,12 +197,11 @@ def total_energy(technology: Technology, tiles: Iterable[TileEnergy], macs: int)
 
 
 def _overloaded(tile: Tile, load: WireLoad) -> CapacityError:
-    share = load.average_a / load.limit_a
     name = {"metal1": "a row wire", "metal2": "a column wire", "via1": "a via"}[load.wire]
     wider = {"metal1": "a wider cell.row_wire_width", "metal2": "a wider cell.column_wire_width", "via1": "larger vias"}
     return CapacityError(
         f"{name} would carry {1e3 * load.average_a:.3g} mA (root mean square), electromigration allows"
         f" {1e3 * load.limit_a:.3g} mA",
         f"tile {tile.name} of node {tile.node}",
-        f"lower converters.input_voltage {share:.3g} times, or {wider[load.wire]}, in the technology",
+        f"lower converters.input_voltage {load.share:.3g} times, or {wider[load.wire]}, in the technology",
     )

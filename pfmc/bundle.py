@@ -133,6 +133,11 @@ class WireLoad(Part):
     full_scale_a: float
     limit_a: float
 
+    @property
+    def share(self) -> float:
+        """How much of the limit is used."""
+        return self.average_a / self.limit_a
+
 
 class Manifest(Part):
     """manifest.json."""

@@ -1,24 +1,32 @@
-"""How large it would be: tiles, devices and silicon, before anything is made."""
+"""How large it would be: tiles, devices, silicon and joules, before anything is made."""
 
 from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+import numpy as np
+
+from pfmc.budget import read_time, tile_area, tile_energy
 from pfmc.errors import UsageError
 from pfmc.frontend.importer import import_model
-from pfmc.ir.graph import Graph
+from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.layout.layout import tile_extent
 from pfmc.netlist.netlist import Netlist
 from pfmc.passmanager import Context
+from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_pass
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
 GDSII_BYTES_PER_DEVICE: Final = 30  # one reference record with a name of six letters
+INPUT: Final = 0.25  # root mean square of a row's voltage over full scale; the samples have 0.2 to 0.4
+WEIGHT: Final = 0.22  # mean size of a weight over the tile's largest; the samples' matrices have 0.18 to 0.37
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,11 @@ class Plan:
     Attributes:
         parameters: weights that become hardware.
         devices: of the blocks on the tiles, two per position.
-        area_mm2: of the tiles and the streets between them; periphery (converters, drivers, pads) is not counted.
+        area_mm2: of the tiles and the streets between them.
+        periphery_mm2: of what stands around them and is not drawn: converters, drivers, amplifiers.
+        energy_j: of an inference, about.
+        latency_s: of an inference, the host's work aside; None if the contractions are not known.
+        assumed: what energy and latency rest on beside the technology's figures.
         mask_bytes: of the GDSII file, about.
     """
 
@@ -37,6 +49,10 @@ class Plan:
     tiles: int
     devices: int
     area_mm2: float
+    periphery_mm2: float
+    energy_j: float
+    latency_s: float | None
+    assumed: tuple[str, ...]
     mask_bytes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +71,20 @@ def plan_model(model: Path, technology: str) -> Plan:
         netlist = _netlist(import_model(model, Path(work)).graph, loaded)
         weights = {node.weight.name: math.prod(node.weight.shape) for node, _ in netlist.by_node()}
     positions = sum(len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
-    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions)
+    vectors = {node.name: _vectors(node, netlist.graph) for node, _ in netlist.by_node()}
+    products: Counter[tuple[int, int]] = Counter()
+    for tile in netlist.tiles:
+        products[len(tile.rows), len(tile.columns)] += vectors[tile.node]
+    latency = sum(vectors.values()) * read_time(loaded)
+    assumed = "axes of open length are 1 long"
+    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, latency, assumed)
+
+
+def _vectors(node: MatrixVector, graph: Graph) -> int:
+    """Matrix-vector products of a contraction per sample, as far as shapes are known."""
+    shape = graph.shapes.get(node.output, ())
+    axes = shape[2:] if node.windows is not None else shape[1:-1]
+    return math.prod(axis or 1 for axis in axes)
 
 
 def _netlist(graph: Graph, technology: Technology) -> Netlist:
@@ -78,11 +107,22 @@ def plan_parameters(parameters: float, technology: str) -> Plan:
     if not 1 <= parameters <= 1e18:
         raise UsageError("the number of parameters is outside 1 to 1e18", f"{parameters:g}")
     loaded = load(technology)
-    per_tile = int(loaded.tile.rows.value) * int(loaded.tile.columns.value)
-    return _plan(loaded, int(parameters), -(-int(parameters) // per_tile), 2 * int(parameters))
+    rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
+    tiles = -(-int(parameters) // (rows * columns))
+    assumed = "each weight is used once"
+    return _plan(loaded, int(parameters), tiles, 2 * int(parameters), {(rows, columns): tiles}, None, assumed)
 
 
-def _plan(technology: Technology, parameters: int, tiles: int, devices: int) -> Plan:
+def _plan(
+    technology: Technology,
+    parameters: int,
+    tiles: int,
+    devices: int,
+    products: Mapping[tuple[int, int], int],
+    latency: float | None,
+    assumed: str,
+) -> Plan:
+    """``products``: matrix-vector products per inference, by rows and columns of the tile's block."""
     _, _, width, height = tile_extent(technology)
     street = technology.grid.units(technology.chip.tile_spacing)
     unit_mm = technology.grid.database_unit.si * 1e3
@@ -93,5 +133,23 @@ def _plan(technology: Technology, parameters: int, tiles: int, devices: int) -> 
         tiles=tiles,
         devices=devices,
         area_mm2=tiles * (width + street) * (height + street) * unit_mm**2,
+        periphery_mm2=tiles * tile_area(technology)[1] * 1e6,
+        energy_j=sum(count * _product_energy(technology, *size) for size, count in products.items()),
+        latency_s=latency,
+        assumed=(
+            assumed,
+            f"inputs have a root mean square of {INPUT:g} of full scale",
+            f"weights are {WEIGHT:g} of a tile's largest on average",
+        ),
         mask_bytes=GDSII_BYTES_PER_DEVICE * drawn,
     )
+
+
+def _product_energy(technology: Technology, rows: int, columns: int) -> float:
+    """Joules of a matrix-vector product of a block on a tile, from the usual size of weights and inputs."""
+    cell = CrossbarTile.of(technology)
+    used = cell.conductance_min + WEIGHT / 2 * (cell.conductance_max - cell.conductance_min)
+    conductance = np.full((rows, 2 * cell.columns), 1.0 / float(cell.resistance(np.array(cell.length_unused))))
+    conductance[:, : 2 * columns] = used
+    mean_square = np.full(rows, (INPUT * technology.converters.input_voltage.si) ** 2)
+    return sum(tile_energy(technology, conductance, mean_square, columns).values())

@@ -108,7 +108,7 @@ def test_plan(bundle: Path) -> None:
 def test_the_report_is_one_file_with_pictures(bundle: Path, tmp_path: Path) -> None:
     assert pfmc("report", bundle, "-o", tmp_path / "r.html", "--data", TEST).returncode == 0
     page = (tmp_path / "r.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "http" not in page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from pfmc_passes.place import Place
 from pfmc_passes.scale import Scale
 from pfmc_passes.tile import Tile
 
+from pfmc.api import Bundle, compile, plan
 from pfmc.budget import Metered, read_time, tile_area
 from pfmc.bundle import read_energies, read_manifest
-from pfmc.driver import CompileOptions, compile_model
 from pfmc.errors import CapacityError, PassError
 from pfmc.layout.layout import Layout
-from pfmc.observer import Silent
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
+from pfmc.report.terminal import metric
 from pfmc.technology.schema import Technology
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -159,18 +160,55 @@ def test_area_by_hand() -> None:
     assert around == pytest.approx((64 * 2800 + 60 * 1500) * 1e-12 + 8 * 0.098e-6)  # 7.5 converters do not exist
 
 
-def test_a_convolution_is_read_once_per_window(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     sample = SAMPLES / "digits_cnn"
-    options = CompileOptions(calibration=sample / "calibration.npz")
-    manifest = compile_model(sample / "model.onnx", tmp_path / "out", options, Silent())
-    tiles = read_energies(manifest.path_of(tmp_path / "out", "tiles"))
+    calibration = sample / "calibration.npz"
+    return compile(sample / "model.onnx", tmp_path_factory.mktemp("energy") / "chip", calibration=calibration)
+
+
+def test_a_convolution_is_read_once_per_window(bundle: Bundle) -> None:
+    tiles = read_energies(bundle.manifest.path_of(bundle.path, "tiles"))
     assert tiles[0].vectors == 64  # 8 x 8 windows of a padded 3 x 3 convolution
     assert tiles[-1].vectors == 1
-    again = read_manifest(tmp_path / "out")
-    assert again.energy == manifest.energy
+    again = read_manifest(bundle.path)
+    assert again.energy == bundle.manifest.energy
     for part in tiles[0].parts():
         assert getattr(again.energy, part) == pytest.approx(sum(getattr(tile, part) for tile in tiles))
     area = again.area
     assert area.array_mm2 + area.streets_mm2 == pytest.approx(again.chip.width_um * again.chip.height_um / 1e6)
     assert {load.wire for load in again.wire_loads} == {"metal1", "metal2", "via1"}
     assert all(load.average_a < min(load.full_scale_a, load.limit_a) for load in again.wire_loads)
+
+
+def test_a_plan_foresees_the_compile(bundle: Bundle) -> None:
+    foreseen, made = plan(SAMPLES / "digits_cnn" / "model.onnx"), bundle.manifest
+    assert foreseen.latency_s == pytest.approx(made.energy.latency_s)
+    assert foreseen.periphery_mm2 == pytest.approx(made.area.periphery_mm2)
+    assert foreseen.energy_j == pytest.approx(made.energy.per_inference_j, rel=0.5)
+    full = plan(parameters=4096)
+    assert plan(parameters=4096e6).energy_j == pytest.approx(1e6 * full.energy_j)
+    assert full.latency_s is None
+
+
+def test_the_report_gives_each_assumption_its_source(bundle: Bundle) -> None:
+    page = html.unescape(bundle.report().read_text())
+    for key, value in bundle.manifest.technology.periphery:
+        assert f"<code>periphery.{key}</code>" in page
+        assert value.source in page
+    assert "Energy of an inference, 4 of 4 contractions" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 J"),
+        (9.996e-7, "1 µJ"),
+        (1.234e-12, "1.23 pJ"),
+        (1e-22, "0.0001 aJ"),
+        (45.6, "45.6 J"),
+        (2e15, "2e+03 TJ"),
+    ],
+)
+def test_metric_prefixes(value: float, text: str) -> None:
+    assert metric(value, "J") == text

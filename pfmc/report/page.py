@@ -12,15 +12,24 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from pfmc.backend import TileAsBuilt
-from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
+from pfmc.bundle import Manifest, TileEnergy, TileRecord, read_energies, read_manifest, read_tiles
 from pfmc.check.verify import Verification
 from pfmc.errors import ArtifactError
 from pfmc.physics.crossbar import effective_matrix
 from pfmc.registry import load_backend
-from pfmc.report.pictures import floor_plan, mask_picture, matrix_picture
-from pfmc.report.terminal import manifest_facts
+from pfmc.report.pictures import energy_picture, floor_plan, mask_picture, matrix_picture
+from pfmc.report.terminal import manifest_facts, metric
+from pfmc.technology.quantities import Quantity
 from pfmc.technology.schema import Technology
 
+CONTRACTIONS_SHOWN: Final = 30  # in the picture of energies
+KINDS: Final = {
+    "resistive_j": "strips and wires",
+    "output_stages_j": "output stages",
+    "drivers_j": "drivers",
+    "amplifiers_j": "amplifiers",
+    "converters_j": "converters",
+}
 WEIGHTS_SHOWN: Final = (2, 8)  # rows and columns in the picture of the masks
 
 
@@ -53,6 +62,10 @@ def write_report(folder: Path, path: Path, verification: Verification) -> None:
         facts=manifest_facts(manifest),
         pictures=_pictures(folder, manifest, tiles),
         layers=_layers(tiles),
+        energies=[(name, metric(getattr(manifest.energy, part), "J")) for part, name in KINDS.items()],
+        energy_picture=_energy_picture(read_energies(manifest.path_of(folder, "tiles"))),
+        metric=metric,
+        assumptions=_assumptions(manifest.technology),
         percent=lambda share: "–" if share is None else f"{100 * share:.4g} %",
     )
     try:
@@ -73,6 +86,28 @@ def _pictures(folder: Path, manifest: Manifest, tiles: list[TileRecord]) -> list
             for record, built in _first_as_built(folder, manifest, tiles)
         ),
         Picture.of(f"{len(tiles)} tiles on the chip, coloured by layer of the model", floor_plan(technology, tiles)),
+    ]
+
+
+def _energy_picture(tiles: list[TileEnergy]) -> Picture:
+    """The contractions that take the most, in the model's order."""
+    joules = {
+        node: {name: sum(getattr(tile, part) for tile in members) for part, name in KINDS.items()}
+        for node, members in ((node, list(group)) for node, group in groupby(tiles, key=lambda tile: tile.node))
+    }
+    most = sorted(joules, key=lambda node: sum(joules[node].values()), reverse=True)[:CONTRACTIONS_SHOWN]
+    caption = f"Energy of an inference, {len(most)} of {len(joules)} contractions"
+    return Picture.of(caption, energy_picture({node: parts for node, parts in joules.items() if node in most}))
+
+
+def _assumptions(technology: Technology) -> list[tuple[str, Quantity]]:
+    """What the technology says of energy, time, area and currents."""
+    sections = {"periphery": technology.periphery, "converters": technology.converters, "wires": technology.wires}
+    return [
+        (f"{section}.{key}", value)
+        for section, model in sections.items()
+        for key, value in model
+        if isinstance(value, Quantity) and (section != "wires" or key.endswith("_limit"))
     ]
 
 

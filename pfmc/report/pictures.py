@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from pfmc.bundle import TileRecord
+from pfmc.errors import printable
 from pfmc.layout.layout import tile_extent
 from pfmc.technology.schema import Technology
 
@@ -80,6 +81,23 @@ def floor_plan(technology: Technology, tiles: Sequence[TileRecord]) -> bytes:
     axes.set_aspect("equal")
     axes.set_xlabel("mm")
     axes.set_ylabel("mm")
+    return _png(figure)
+
+
+def energy_picture(joules: Mapping[str, Mapping[str, float]]) -> bytes:
+    """Bars of what takes energy in an inference, by contraction and kind, as PNG; the first contraction at the top."""
+    figure = Figure(figsize=(8, 1.2 + 0.28 * len(joules)), layout="constrained")
+    axes = figure.add_subplot()
+    place = np.arange(len(joules))
+    left = np.zeros(len(joules))
+    for kind in next(iter(joules.values())):
+        width = np.array([parts[kind] for parts in joules.values()]) * 1e9
+        axes.barh(place, width, left=left, label=kind)
+        left += width
+    axes.set_yticks(place, [printable(name, 40) for name in joules], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("nJ per inference")
+    figure.legend(loc="outside upper center", ncols=5, frameon=False)
     return _png(figure)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -10,6 +12,8 @@ from pfmc.bundle import Manifest, Share
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
 from pfmc.planning import Plan
+
+PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
 
 
 def show_manifest(manifest: Manifest, folder: Path) -> None:
@@ -23,7 +27,8 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
 
 def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What a person wants to know of a bundle, in words."""
-    chip = manifest.chip
+    chip, area, energy = manifest.chip, manifest.area, manifest.energy
+    heaviest = max(manifest.wire_loads, key=lambda load: load.share)
     return [
         ("model", f"{printable(manifest.model.name)}  {manifest.model.sha256[:16]}"),
         ("technology", f"{manifest.technology.name}: {manifest.technology.title}"),
@@ -32,6 +37,10 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tiles", f"{manifest.tiles:,} of {_tile_size(manifest)} weights"),
         ("devices", f"{manifest.devices:,} (and {manifest.unused_devices:,} unused)"),
         ("chip", f"{chip.width_um / 1e3:.3g} × {chip.height_um / 1e3:.3g} mm"),
+        ("area", f"{area.array_mm2:.3g} mm² of tiles, {area.total_mm2:.3g} mm² with what stands around them"),
+        ("an inference", f"{metric(energy.per_inference_j, 'J')}, {metric(energy.latency_s, 's')}"),
+        ("a MAC", metric(energy.per_mac_j, "J")),
+        ("electromigration", f"{heaviest.wire} carries {heaviest.share:.0%} of what it may"),
         ("masks that differ", ", ".join(manifest.personalisation_masks)),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
@@ -57,6 +66,7 @@ def show_verification(verification: Verification) -> None:
 
 def show_plan(plan: Plan) -> None:
     """What a compile would make."""
+    time = "" if plan.latency_s is None else f", {metric(plan.latency_s, 's')}"
     show_rows(
         [
             ("technology", plan.technology),
@@ -64,9 +74,19 @@ def show_plan(plan: Plan) -> None:
             ("tiles", f"{plan.tiles:,}"),
             ("devices", f"{plan.devices:,}"),
             ("area of tiles and streets", f"{plan.area_mm2:,.4g} mm²"),
+            ("area around tiles", f"{plan.periphery_mm2:,.4g} mm²"),
+            ("an inference", f"about {metric(plan.energy_j, 'J')}{time}"),
+            ("assumed for that", "; ".join(plan.assumed)),
             ("GDSII masks", f"about {plan.mask_bytes:,} bytes"),
         ]
     )
+
+
+def metric(value: float, unit: str) -> str:
+    """A quantity to three digits, with a metric prefix."""
+    rounded = float(f"{value:.3g}")
+    power = min(max(math.floor(math.log10(rounded) / 3), -6), 4) if rounded > 0 else 0
+    return f"{rounded / 1000.0**power:.3g} {PREFIXES[power]}{unit}"
 
 
 def _share(share: Share) -> str:
