@@ -35,4 +35,13 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
     "um2": ("area", 1e-12),
     "bit": ("bits", 1.0),
     "1": ("count", 1.0),
+    "%": ("ratio", 1e-2),
+    "ppm": ("ratio", 1e-6),
+    "%/mm": ("ratio per length", 10.0),
+    "%*um": ("ratio times length", 1e-8),
+    "um^1.5": ("length to the power of 1.5", 1e-9),
+    "step": ("converter steps", 1.0),
+    "degC": ("temperature", 1.0),
+    "ppm/K": ("temperature coefficient", 1e-6),
+    "ppm/K2": ("quadratic temperature coefficient", 1e-6),
 }

@@ -20,7 +20,8 @@ from pfmc.errors import TechnologyError
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.design_rules import Rule
 from pfmc.technology.loader import SIZE_LIMIT, describe, load, names
-from pfmc.technology.schema import Layer, Quantity, Technology
+from pfmc.technology.quantities import Quantity
+from pfmc.technology.schema import Layer, Technology
 
 BUILT_IN = ("generic", "gf180mcu", "sg13g2")
 CELLS = ("sg13g2/rppd", "sg13g2/slide")  # with one of those as base
@@ -309,7 +310,7 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
             with_entry("gf180mcu", "column_wire_width", 'column_wire_width = { value = 0.4, unit = "um" }'),
             "missing key, {}: cell.column_wire_width.source, add it",
         ),
-        ("", "missing key, {}: name, add it, and 12 more to correct"),
+        ("", "missing key, {}: name, add it, and 13 more to correct"),
     ],
 )
 def test_what_a_wrong_entry_is_told(tmp_path: Path, content: str, expected: str) -> None:

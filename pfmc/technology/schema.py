@@ -3,72 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pfmc.technology.base import Model, Text, wrong
 from pfmc.technology.design_rules import DesignRules
-from pfmc.units import UNITS
-
-
-class Quantity(Model):
-    """One number of a technology: value, unit, and who says so (a document, or "assumption: …")."""
-
-    value: float = Field(strict=True)
-    unit: str
-    source: Text
-
-    @property
-    def si(self) -> float:
-        """The value in SI units."""
-        return self.value * UNITS[self.unit][1]
-
-
-@dataclass(frozen=True)
-class Measures:
-    """Validator of a quantity's dimension and range (in SI units)."""
-
-    dimension: str
-    low: float = 0.0
-    high: float = float("inf")
-    low_is_allowed: bool = False
-    whole: bool = False
-
-    def __call__(self, quantity: Quantity) -> Quantity:
-        """Return the quantity, or raise what is wrong with it."""
-        units = {name: factor for name, (dimension, factor) in UNITS.items() if dimension == self.dimension}
-        if quantity.unit not in units:
-            raise wrong("unit", f"{quantity.unit!r} does not measure a {self.dimension}, use {' or '.join(units)}")
-        if self.whole and not quantity.value.is_integer():
-            raise wrong("value", f"{quantity.value} is not a whole number")
-        above = quantity.si >= self.low if self.low_is_allowed else quantity.si > self.low
-        if not (above and quantity.si <= self.high):
-            least = "at least" if self.low_is_allowed else "more than"
-            base = next(name for name, factor in units.items() if factor == 1.0)
-            limits = f"{least} {self.low:g} and at most {self.high:g} {base}"
-            raise wrong("value", f"{quantity.value} {quantity.unit} is out of range, {limits}")
-        return quantity
-
-
-Length = Annotated[Quantity, AfterValidator(Measures("length", 0.0, 0.1))]
-Offset = Annotated[Quantity, AfterValidator(Measures("length", -1e-3, 1e-3))]
-SheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7))]
-ZeroSheetResistance = Annotated[Quantity, AfterValidator(Measures("sheet resistance", 0.0, 1e7, True))]
-Resistance = Annotated[Quantity, AfterValidator(Measures("resistance", 0.0, 1e9, True))]
-WidthResistance = Annotated[Quantity, AfterValidator(Measures("resistance times width", 0.0, 1.0, True))]
-Voltage = Annotated[Quantity, AfterValidator(Measures("voltage", 0.0, 100.0))]
-Current = Annotated[Quantity, AfterValidator(Measures("current", 0.0, 1e3))]
-CurrentPerWidth = Annotated[Quantity, AfterValidator(Measures("current per width", 0.0, 1e9))]
-Energy = Annotated[Quantity, AfterValidator(Measures("energy", 0.0, 1.0, True))]
-Power = Annotated[Quantity, AfterValidator(Measures("power", 0.0, 1e3, True))]
-Time = Annotated[Quantity, AfterValidator(Measures("time", 0.0, 1e3))]
-Frequency = Annotated[Quantity, AfterValidator(Measures("frequency", 0.0, 1e15))]
-Area = Annotated[Quantity, AfterValidator(Measures("area", 0.0, 1.0, True))]
-Bits = Annotated[Quantity, AfterValidator(Measures("bits", 0.0, 24.0, whole=True))]
-Count = Annotated[Quantity, AfterValidator(Measures("count", 0.0, 4096.0, whole=True))]
+from pfmc.technology.quantities import (
+    Area,
+    Bits,
+    Count,
+    Current,
+    CurrentPerWidth,
+    Energy,
+    Frequency,
+    Length,
+    Offset,
+    Power,
+    Quantity,
+    Resistance,
+    SheetResistance,
+    Time,
+    Voltage,
+    WidthResistance,
+    ZeroSheetResistance,
+)
+from pfmc.technology.variation import Variation
 
 
 class Layer(Model):
@@ -283,6 +244,7 @@ class Technology(Model):
     tile: TileSize
     converters: Converters
     periphery: Periphery
+    variation: Variation
     chip: Chip
     design_rules: DesignRules = DesignRules()
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pfmc.layout.layout import tile_extent
-from pfmc.technology.schema import Layer, Quantity, Technology
+from pfmc.technology.quantities import Quantity
+from pfmc.technology.schema import Layer, Technology
 
 
 class Rectangle(NamedTuple):
