@@ -1,26 +1,30 @@
 """The crossbar with wire resistance, solved exactly: every wire segment counts, no iteration.
 
 A block of the array is described by a hybrid matrix H. Its inputs are the voltages at the wire ends that lead to a
-source or sense node (left, bottom) and the currents at the far wire ends (drawn at the right, fed in at the top); its
-outputs are the currents at the near ends (into the left, out of the bottom) and the voltages at the far ends. Two
-neighbours are joined by eliminating the voltages and currents that they share, halves into wholes (nested dissection of
-a grid: George, SIAM J. Numer. Anal. 10, 1973). Unlike admittances, hybrid matrices stay finite without wire resistance,
-and an open wire end is a row and column left out. By reciprocity H with the rows of the column wires negated ("signed")
-is symmetric; the adjoint uses that.
+source or sense node (left, bottom) and the currents drawn at the far wire ends (right, top); its outputs are the
+currents into the near ends and the voltages at the far ends. By reciprocity H is symmetric. Two neighbours are joined
+by eliminating the voltages and currents that they share, blocks into larger blocks and these into the whole (nested
+dissection of a grid: George, SIAM J. Numer. Anal. 10, 1973). Unlike admittances, hybrid matrices stay finite without
+wire resistance, and an open wire end is a row and column left out.
+
+Ports are in the order left, bottom, top, right; columns count from the left, rows from the *top* (so that a join moves
+few runs of ports).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from pfmc.errors import UsageError
 
 Array = np.ndarray
-TOGETHER = 4096  # crossings up to which blocks at the edge are solved in one batch with the others; measured
+SIDE = 8  # rows and columns of the smallest blocks, which are solved device by device
+TOGETHER = 1 << 14  # crossings up to which tiles are solved at once: what a core's cache holds; measured
 
 
 @dataclass(frozen=True)
@@ -56,17 +60,36 @@ class Wires:
                 raise UsageError(f"{name} is {wrong[0]} Ω", "wires", "give a finite resistance that is not negative")
 
 
+class _Block(NamedTuple):
+    """A block's rows and columns, and whether its right and top wire ends are among its ports."""
+
+    m: int
+    n: int
+    right: bool = True
+    top: bool = True
+
+
+class _Side(NamedTuple):
+    """Where the ports of one of two joined blocks are: those shared; from where to where the others move, in runs."""
+
+    shared: slice
+    moves: list[tuple[slice, slice]]
+
+
 @dataclass(frozen=True)
 class _Join:
-    """What the adjoint needs of one join: the shared current and voltage per external input, and the halves."""
+    """What the adjoint needs of a join: the shared voltage and current per input of the whole, and the ports."""
 
-    horizontal: bool
-    current: Array
     voltage: Array
-    shapes: list[tuple[int, int]]
-    ends: list[tuple[bool, bool]]  # whether the halves' right and top wire ends are among their ports
-    halves: list[_Join | None]  # one for both if they are equal; None: single crossings
-    kept: Array | None = None  # the ports that were kept, where open wire ends were left out only afterwards
+    current: Array
+    first: _Side
+    second: _Side
+
+
+class _Tree(NamedTuple):
+    join: _Join
+    first: _Tree | None
+    second: _Tree | None
 
 
 def transfer_matrix(
@@ -84,9 +107,14 @@ def transfer_matrix(
     Raises:
         UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
-    k, row, column = _crossings(conductance, wires)
-    H, _ = _reduce(k, row, column, wires.double_ended, top=False)
-    return _close(H, conductance.shape[-2:], row, wires)[0].reshape(conductance.shape)
+    _check(conductance)
+    W = np.empty(conductance.shape)
+    rows, columns = conductance.shape[-2:]
+    out = W.reshape(-1, rows, columns)
+    for tiles, g, row, column in _arrays(conductance, wires):
+        H = _reduce(g, row, column, wires.double_ended)[0]
+        out[tiles] = _close(H, (rows, columns), row, wires)[0]
+    return W
 
 
 def transfer_adjoint(
@@ -104,14 +132,17 @@ def transfer_adjoint(
     Raises:
         UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
+    _check(conductance)
+    g_bar = np.empty(conductance.shape)
     rows, columns = conductance.shape[-2:]
-    k, row, column = _crossings(conductance, wires)
-    H, tree = _reduce(k, row, column, wires.double_ended, top=False)
-    _, inputs, outputs = _close(H, (rows, columns), row, wires)
-    H_bar = outputs.mT @ gradient.reshape(-1, rows, columns).mT @ inputs.mT
-    k_bar = _spread(0.5 * (H_bar + H_bar.mT), (wires.double_ended, False), tree, row, column)
-    series = (row + column)[:, :rows, :columns].reshape(conductance.shape)
-    return np.asarray(k_bar[:, :rows, :columns].reshape(conductance.shape) / np.square(1.0 + conductance * series))
+    out, W_bar = g_bar.reshape(-1, rows, columns), gradient.reshape(-1, rows, columns)
+    for tiles, g, row, column in _arrays(conductance, wires):
+        H, levels, tree = _reduce(g, row, column, wires.double_ended)
+        _, inputs, outputs = _close(H, (rows, columns), row, wires)
+        H_bar = outputs.mT @ W_bar[tiles].mT @ inputs.mT
+        found = _spread(0.5 * (H_bar + H_bar.mT), levels, tree, (g, row, column), wires.double_ended)
+        out[tiles] = found[:, ::-1][:, :rows, :columns]
+    return g_bar
 
 
 def wire_loading(conductance_max: float, wires: Wires, rows: int, columns: int) -> float:
@@ -126,202 +157,228 @@ def wire_loading(conductance_max: float, wires: Wires, rows: int, columns: int) 
     return float(conductance_max * max(along_row, along_column))
 
 
-def _crossings(conductance: Array, wires: Wires) -> tuple[Array, Array, Array]:
-    """Current through each device per volt across it and its own two segments; the segments; each (tiles, m, n).
-
-    The array is padded with absent devices on wires without resistance until it can be halved down to a few crossings.
-    """
+def _check(conductance: Array) -> None:
     if conductance.size == 0 or not (np.isfinite(conductance).all() and (conductance >= 0).all()):
         raise UsageError("a conductance is negative or not finite, or there is none", "crossbar", "give siemens ≥ 0")
-    *batch, rows, columns = conductance.shape
-    padded = [-(-n // (part := 1 << max(0, int(math.log2(n / 3))))) * part if n > 3 else n for n in (rows, columns)]
-    g, row, column = np.zeros((3, *batch, *padded))
-    for name, array in (("row_segment", row), ("column_segment", column)):
-        try:
-            array[..., :rows, :columns] = getattr(wires, name)
-        except ValueError:
-            shape = np.shape(getattr(wires, name))
-            raise UsageError(
-                f"{name} has the shape {shape}, the conductances {conductance.shape}", "wires", "give fitting shapes"
-            ) from None
-    row[..., 0] += wires.driver
-    column[..., 0, :] += wires.sense
-    g[..., :rows, :columns] = conductance
-    g, row, column = (array.reshape(-1, *padded) for array in (g, row, column))
-    return g / (1.0 + g * (row + column)), row, column
 
 
-def _reduce(k: Array, row: Array, column: Array, right: bool, top: bool) -> tuple[Array, _Join | None]:
-    """Hybrid matrices of equal blocks k (blocks, m, n); ports in the order left, right, bottom, top.
+def _arrays(conductance: Array, wires: Wires) -> Iterator[tuple[slice, Array, Array, Array]]:
+    """Some tiles after another: which, their conductances, and the segments in front of each crossing.
 
-    row and column are the segments; right and top say whether those ends are wanted.
+    Arrays are padded with absent devices on wires without resistance to whole blocks; rows count from the top.
     """
-    _, m, n = k.shape
+    rows, columns = conductance.shape[-2:]
+    given = [conductance.reshape(-1, rows, columns)]
+    for name in ("row_segment", "column_segment"):
+        value = np.asarray(getattr(wires, name))
+        try:
+            given.append(np.broadcast_to(value, conductance.shape).reshape(-1, rows, columns))
+        except ValueError:
+            what = f"{name} has the shape {value.shape}, the conductances {conductance.shape}"
+            raise UsageError(what, "wires", "give shapes that fit") from None
+    step = max(1, TOGETHER // (rows * columns))
+    unit = _unit(rows, columns, min(step, len(given[0])))
+    m, n = (-(-size // unit) * unit for size in (rows, columns))
+    for start in range(0, len(given[0]), step):
+        tiles = slice(start, start + step)
+        g, row, column = np.zeros((3, len(given[0][tiles]), m, n))
+        for padded, array in zip((g, row, column), given, strict=True):
+            padded[:, ::-1][:, :rows, :columns] = array[tiles]
+        row[:, m - rows :, 0] += wires.driver
+        column[:, -1, :columns] += wires.sense
+        yield tiles, g, row, column
+
+
+def _unit(rows: int, columns: int, tiles: int) -> int:
+    """Side of the blocks that are built up equally all over the array.
+
+    Large ones need few joins, small ones little padding. The numbers are measured: seconds per crossing^1.5 and per
+    join.
+    """
+
+    def cost(unit: int) -> float:
+        crossings = (-(-rows // unit) * unit) * (-(-columns // unit) * unit)
+        return float(3e-9 * tiles * crossings**1.5 + 5e-5 * crossings / unit**2)
+
+    return min((4 * SIDE, 2 * SIDE, SIDE), key=cost)
+
+
+def _reduce(g: Array, row: Array, column: Array, right: bool) -> tuple[Array, list[_Join], _Tree | None]:
+    """Hybrid matrices of whole tiles, open at the top; the joins that made equal blocks all over; those of the rest."""
+    from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
+
+    H = network_leaves.blocks(g, row, column)
+    tiles, m, n = H.shape[:3]
+    levels: list[_Join] = []
+    side = SIDE
+    while _doubles(side, m, n):
+        square, wide = _Block(side, side), _Block(side, 2 * side)
+        H = H.reshape(tiles * m * n // 2, 2, *H.shape[-2:])
+        H, join = _join(H[:, 0], H[:, 1], square, square, horizontal=True)
+        levels.append(join)
+        H = H.reshape(tiles * m // 2, 2, n // 2, *H.shape[-2:])
+        H, join = _join(H[:, 1], H[:, 0], wide, wide, horizontal=False)
+        levels.append(join)
+        side, m, n = 2 * side, m // 2, n // 2
+    H, tree = _halves(H.reshape(tiles, m, n, *H.shape[-2:]), side, right, top=False)
+    return H, levels, tree
+
+
+def _doubles(side: int, m: int, n: int) -> bool:
+    """Whether m × n blocks are made into half as many of twice the side, as far as `_unit` has padded for."""
+    return side < 4 * SIDE and m % 2 == 0 and n % 2 == 0
+
+
+def _halves(H: Array, side: int, right: bool, top: bool) -> tuple[Array, _Tree | None]:
+    """The matrix of an array (tiles, m, n) of blocks."""
+    m, n = H.shape[1:3]
     if m == n == 1:
-        return _crossing(k[:, 0, 0], row[:, 0, 0], column[:, 0, 0], right, top), None
+        kept = _kept(side, right, top)
+        return H[:, 0, 0][:, kept[:, None], kept], None
+    near, far = _cut(m, n)
     horizontal = n >= m
-    if m * n <= TOGETHER and not (right and top):
-        H, tree = _reduce(k, row, column, True, True)
-        kept = np.repeat([True, right, True, top], [m, m, n, n]).nonzero()[0]
-        return _sorted(H, kept), None if tree is None else replace(tree, kept=kept)
-    half = (n if horizontal else m) // 2
+    A, first = _halves(H[near], side, right or horizontal, top or not horizontal)
+    B, second = _halves(H[far], side, right, top)
     if horizontal:
-        parts = [(k[:, :, :half], row[:, :, :half], column[:, :, :half])]
-        parts += [(k[:, :, half:], row[:, :, half:], column[:, :, half:])]
-        ends = [(True, top), (right, top)]
+        a, b = _Block(m * side, n // 2 * side, True, top), _Block(m * side, (n - n // 2) * side, right, top)
     else:
-        parts = [(k[:, :half], row[:, :half], column[:, :half]), (k[:, half:], row[:, half:], column[:, half:])]
-        ends = [(right, True), (right, top)]
-    if parts[0][0].shape == parts[1][0].shape and ends[0] == ends[1]:
-        stacked = [np.concatenate(pair) for pair in zip(*parts, strict=True)]
-        both, tree = _reduce(stacked[0], stacked[1], stacked[2], *ends[0])
-        A, B, trees = both[: len(k)], both[len(k) :], [tree]
-    else:
-        (A, tree_a), (B, tree_b) = (_reduce(*part, *end) for part, end in zip(parts, ends, strict=True))
-        trees = [tree_a, tree_b]
-    return _join(A, B, [part[0].shape[1:] for part in parts], ends, horizontal, trees)
+        a, b = _Block(m // 2 * side, n * side, right, True), _Block((m - m // 2) * side, n * side, right, top)
+    whole, join = _join(A, B, a, b, horizontal)
+    return whole, _Tree(join, first, second)
 
 
-def _device(row: Array, column: Array, right: bool, top: bool) -> Array:
-    """Voltage across device and own segments per input (left, right, bottom, top) of a crossing."""
-    one = np.ones_like(row)
-    return np.stack([one] + [-row] * right + [-one] + [-column] * top, axis=-1)
+def _cut(m: int, n: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The halves of m × n blocks across the longer side: that nearer to the sources or sense nodes, and the other."""
+    every = slice(None)
+    if n >= m:
+        return (every, every, slice(n // 2)), (every, every, slice(n // 2, None))
+    return (every, slice(m - m // 2, None)), (every, slice(m - m // 2))
 
 
-def _crossing(k: Array, row: Array, column: Array, right: bool, top: bool) -> Array:
-    """Signed hybrid matrices (column rows negated) of single crossings."""
-    u = _device(row, column, right, top)
-    H: Array = k[:, None, None] * u[:, :, None] * u[:, None, :]
-    b = 1 + right
-    if right:
-        H[:, 0, 1] += 1.0
-        H[:, 1, 0] += 1.0
-        H[:, 1, 1] -= row
-    if top:
-        H[:, b, b + 1] -= 1.0
-        H[:, b + 1, b] -= 1.0
-        H[:, b + 1, b + 1] -= column
-    return H
+def _kept(side: int, right: bool, top: bool) -> Array:
+    return np.repeat([True, True, top, right], side).nonzero()[0]
 
 
-def _order(m: int, n: int, right: bool, top: bool, horizontal: bool) -> Int[np.ndarray, " ports"]:
-    """Ports of a block sorted along the direction of a join: near ends, sides, far ends."""
-    ports = np.arange(m * (1 + right) + n * (1 + top))
-    L, R, B, T = np.split(ports, np.cumsum([m, m * right, n]))
-    return np.concatenate([L, B, T, R] if horizontal else [B, L, R, T])
+def _sides(a: _Block, b: _Block, horizontal: bool) -> tuple[_Side, _Side, int]:
+    """Ports of a block a, of block b to its right or on its top, and how many the whole has.
 
-
-def _merged(shapes: list[tuple[int, int]], ends: list[tuple[bool, bool]], horizontal: bool) -> Array:
-    """Where each port of the whole (left, right, bottom, top) lies among the sorted outer ports of its halves."""
-    (ma, na), (mb, nb) = shapes
-    right, top = ends[1]
+    The whole has left + bottom of a, bottom of b, top of a, top of b + right; or, stacked, left of b, left of a +
+    bottom, top + right of b, right of a.
+    """
     if horizontal:
-        sizes = [ma, na, na * top, nb, nb * top, mb * right]
-        order = [0, 5, 1, 3, 2, 4]
+        sizes = [a.m + a.n, b.n, a.n * a.top, b.n * b.top + b.m * b.right]
+        shared = slice(a.m + a.n + a.n * a.top, None), slice(b.m)
+        from_a, from_b = (0, a.m + a.n), (b.m, b.m + b.n)
+        to = np.cumsum([0, *sizes])
+        places = [(0, 2), (1, 3)]
     else:
-        sizes = [na, ma, ma * right, mb, mb * right, nb * top]
-        order = [1, 3, 2, 4, 0, 5]
-    groups = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    return np.concatenate([groups[g] for g in order])
+        sizes = [b.m, a.m + a.n, b.n * b.top + b.m * b.right, a.m * a.right]
+        shared = slice(a.m + a.n, a.m + 2 * a.n), slice(b.m, b.m + b.n)
+        from_a, from_b = (0, a.m + 2 * a.n), (0, b.m + b.n)
+        to = np.cumsum([0, *sizes])
+        places = [(1, 3), (0, 2)]
+    sides = [
+        _Side(
+            part,
+            [(slice(f, f + sizes[p]), slice(to[p], to[p + 1])) for f, p in zip(start, place, strict=True) if sizes[p]],
+        )
+        for part, start, place in zip(shared, (from_a, from_b), places, strict=True)
+    ]
+    return sides[0], sides[1], int(to[-1])
 
 
-def _sorted(H: Array, order: Array) -> Array:
-    """Rows and columns of each matrix in the given order; one flat gather is five times as fast as two indices."""
-    ports = H.shape[-1]
-    flat = H.reshape(len(H), ports * ports).take((order[:, None] * ports + order).ravel(), axis=1)
-    return np.asarray(flat.reshape(len(H), len(order), len(order)))
-
-
-def _join(
-    A: Array,
-    B: Array,
-    shapes: list[tuple[int, int]],
-    ends: list[tuple[bool, bool]],
-    horizontal: bool,
-    halves: list[_Join | None],
-) -> tuple[Array, _Join]:
-    """The block made of A and, to its right or on its top, B."""
-    A, B = (_sorted(H, _order(*shape, *end, horizontal)) for H, shape, end in zip((A, B), shapes, ends, strict=True))
-    s = shapes[0][0] if horizontal else shapes[0][1]
-    sign = 1.0 if horizontal else -1.0
-    outer, size = A.shape[-1] - s, A.shape[-1] + B.shape[-1] - 2 * s
-    resistance, admittance = sign * A[:, outer:, outer:], sign * B[:, :s, :s]
-    inward = sign * B[:, :s, s:]
-    given = np.concatenate([sign * A[:, outer:, :outer], resistance @ inward], axis=-1)
-    loop = np.eye(s) - resistance @ admittance
+def _join(A: Array, B: Array, a: _Block, b: _Block, horizontal: bool) -> tuple[Array, _Join]:
+    """The block made of A and, to its right or on its top, B: A's far ends are B's near ends."""
+    first, second, ports = _sides(a, b, horizontal)
+    resistance, admittance = -A[..., first.shared, first.shared], B[..., second.shared, second.shared]
+    loop = resistance @ admittance
+    s = loop.shape[-1]
+    loop.reshape(*loop.shape[:-2], s * s)[..., :: s + 1] += 1.0
     # 1 + resistance · admittance is well conditioned, and NumPy multiplies batches faster than it substitutes.
-    voltage = given / loop if s == 1 else np.linalg.inv(loop) @ given
+    loop = np.linalg.inv(loop)
+    voltage = np.empty((*A.shape[:-2], s, ports))
+    for old, new in first.moves:
+        np.matmul(loop, A[..., first.shared, old], out=voltage[..., new])
+    loop = -(loop @ resistance)
+    for old, new in second.moves:
+        np.matmul(loop, B[..., second.shared, old], out=voltage[..., new])
     current = admittance @ voltage
-    current[:, :, outer:] += inward
-    H = np.zeros((len(A), size, size))
-    np.matmul(A[:, :outer, outer:], current, out=H[:, :outer])
-    np.matmul(B[:, s:, :s], voltage, out=H[:, outer:])
-    H[:, :outer, :outer] += A[:, :outer, :outer]
-    H[:, outer:, outer:] += B[:, s:, s:]
-    return _sorted(H, _merged(shapes, ends, horizontal)), _Join(horizontal, current, voltage, shapes, ends, halves)
+    for old, new in second.moves:
+        current[..., new] += B[..., second.shared, old]
+    H = np.empty((*A.shape[:-2], ports, ports))
+    for part, side, response in ((A, first, current), (B, second, voltage)):
+        for old, new in side.moves:
+            np.matmul(part[..., old, side.shared], response, out=H[..., new, :])
+            for old_input, new_input in side.moves:
+                H[..., new, new_input] += part[..., old, old_input]
+    return H, _Join(voltage, current, first, second)
 
 
 def _close(H: Array, shape: tuple[int, int], row: Array, wires: Wires) -> tuple[Array, Array, Array]:
-    """Transfer matrix; every port's input per source voltage; every sense current per signed output of a port."""
-    (rows, columns), m = shape, row.shape[1]
-    far = m * wires.double_ended
-    left, right = np.arange(rows), np.arange(m, m + far)[:rows]
-    bottom = np.arange(m + far, m + far + columns)
+    """Transfer matrix; every port's input per source voltage; every sense current per output of a port."""
+    (rows, columns), (m, n) = shape, row.shape[1:]
+    from_bottom = m - 1 - np.arange(rows)
+    left, bottom, right = from_bottom, m + np.arange(columns), m + n + from_bottom
     inputs, outputs = np.zeros((len(H), H.shape[-1], rows)), np.zeros((len(H), columns, H.shape[-1]))
-    inputs[:, left, left] = 1.0
+    inputs[:, left, np.arange(rows)] = 1.0
     outputs[:, np.arange(columns), bottom] = -1.0
     W = -H[:, bottom[:, None], left]
-    if far:
-        behind = wires.driver + row[:, :rows, columns - 1] - wires.driver * (columns == 1)
+    if wires.double_ended:
+        segments = row[:, from_bottom]
+        behind = segments[:, :, columns - 1] + wires.driver * (columns > 1)
         # A row without any resistance: the second source brings no current, whatever is put before it.
-        behind[behind + row[:, :rows].sum(axis=2) == 0] = 1.0
+        behind[behind + segments.sum(axis=2) == 0] = 1.0
         loop = H[:, right[:, None], right] - behind[:, :, None] * np.eye(rows)
         inputs[:, right] = np.linalg.solve(loop, np.eye(rows) - H[:, right[:, None], left])
         outputs[:, :, right] = np.linalg.solve(loop, H[:, right[:, None], bottom]).mT
         W = W - H[:, bottom[:, None], right] @ inputs[:, right]
-    return np.ascontiguousarray(W.mT), inputs, outputs
+    return W.mT, inputs, outputs
 
 
-def _spread(H_bar: Array, ends: tuple[bool, bool], tree: _Join | None, row: Array, column: Array) -> Array:
-    """Gradient with respect to k, given the symmetric gradient with respect to a block's signed hybrid matrix."""
+def _unjoin(bar: Array, join: _Join) -> tuple[Array, Array]:
+    """Gradients with respect to the two joined blocks' matrices, given that, symmetric, of the whole."""
+    bars = []
+    for side, response in ((join.first, join.current), (join.second, join.voltage)):
+        ports = response.shape[-2] + sum(old.stop - old.start for old, _ in side.moves)
+        part = np.empty((*bar.shape[:-2], ports, ports))
+        inner = response @ bar
+        part[..., side.shared, side.shared] = inner @ response.mT
+        for old, new in side.moves:
+            part[..., side.shared, old] = inner[..., new]
+            part[..., old, side.shared] = inner[..., new].mT
+            for old_input, new_input in side.moves:
+                part[..., old, old_input] = bar[..., new, new_input]
+        bars.append(part)
+    return bars[0], bars[1]
+
+
+def _spread(
+    bar: Array, levels: list[_Join], tree: _Tree | None, arrays: tuple[Array, Array, Array], right: bool
+) -> Array:
+    """Gradient with respect to the conductances, given that, symmetric, with respect to whole tiles' matrices."""
+    from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
+
+    tiles, rows, columns = arrays[0].shape
+    side = SIDE << len(levels) // 2
+    m, n = rows // side, columns // side
+    bars = np.zeros((tiles, m, n, 4 * side, 4 * side))
+    _into_halves(bar, tree, bars, right, top=False)
+    for horizontal_join, vertical_join in zip(levels[-2::-2], levels[::-2], strict=True):
+        lower, upper = _unjoin(bars.reshape(tiles * m, n, *bars.shape[-2:]), vertical_join)
+        bars = np.stack([upper, lower], axis=1).reshape(-1, *lower.shape[-2:])
+        bars = np.stack(_unjoin(bars, horizontal_join), axis=1)
+        m, n = 2 * m, 2 * n
+    return np.asarray(network_leaves.gradient(*arrays, bars.reshape(tiles, m, n, *bars.shape[-2:])))
+
+
+def _into_halves(bar: Array, tree: _Tree | None, bars: Array, right: bool, top: bool) -> None:
+    """Write the gradient with respect to each block of `bars` (tiles, m, n, ports, ports) into it."""
+    m, n = bars.shape[1:3]
     if tree is None:
-        u = _device(row[:, 0, 0], column[:, 0, 0], *ends)
-        return np.asarray(np.einsum("bi,bij,bj->b", u, H_bar, u)[:, None, None])
-    if tree.kept is not None:
-        (ma, na), (mb, nb) = tree.shapes
-        ports = 2 * ((ma + na + nb) if tree.horizontal else (ma + mb + na))
-        inner_bar, H_bar = H_bar, np.zeros((len(H_bar), ports, ports))
-        H_bar[:, tree.kept[:, None], tree.kept] = inner_bar
-    horizontal, current, voltage = tree.horizontal, tree.current, tree.voltage
-    s, outer = current.shape[1], len(_order(*tree.shapes[0], *tree.ends[0], horizontal)) - current.shape[1]
-    H_bar = _sorted(H_bar, np.argsort(_merged(tree.shapes, tree.ends, horizontal)))
-    to_current, to_voltage = current @ H_bar, voltage @ H_bar
-    A_bar = np.empty((len(H_bar), outer + s, outer + s))
-    A_bar[:, :outer, :outer] = H_bar[:, :outer, :outer]
-    A_bar[:, outer:, :outer] = to_current[:, :, :outer]
-    A_bar[:, :outer, outer:] = to_current[:, :, :outer].mT
-    A_bar[:, outer:, outer:] = to_current @ current.mT
-    inner = H_bar.shape[-1] - outer
-    B_bar = np.empty((len(H_bar), inner + s, inner + s))
-    B_bar[:, s:, s:] = H_bar[:, outer:, outer:]
-    B_bar[:, :s, s:] = to_voltage[:, :, outer:]
-    B_bar[:, s:, :s] = to_voltage[:, :, outer:].mT
-    B_bar[:, :s, :s] = to_voltage @ voltage.mT
-    bars = [
-        _sorted(bar, np.argsort(_order(*shape, *end, horizontal)))
-        for bar, shape, end in zip((A_bar, B_bar), tree.shapes, tree.ends, strict=True)
-    ]
-    (ma, na), _ = tree.shapes
-    first, second = (
-        np.index_exp[:, :, :na] if horizontal else np.index_exp[:, :ma],
-        (np.index_exp[:, :, na:] if horizontal else np.index_exp[:, ma:]),
-    )
-    rows, columns = (row[first], row[second]), (column[first], column[second])
-    if len(tree.halves) == 1:
-        both = _spread(
-            np.concatenate(bars), tree.ends[0], tree.halves[0], np.concatenate(rows), np.concatenate(columns)
-        )
-        parts = [both[: len(H_bar)], both[len(H_bar) :]]
-    else:
-        parts = [_spread(*each) for each in zip(bars, tree.ends, tree.halves, rows, columns, strict=True)]
-    return np.concatenate(parts, axis=2 if horizontal else 1)
+        kept = _kept(bars.shape[-1] // 4, right, top)
+        bars[:, 0, 0, kept[:, None], kept] = bar
+        return
+    near, far = _cut(m, n)
+    first, second = _unjoin(bar, tree.join)
+    _into_halves(first, tree.first, bars[near], right or n >= m, top or n < m)
+    _into_halves(second, tree.second, bars[far], right, top)
