@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["sg13g2", "sg13g2/slide", "sg13g2/rppd", "gf180mcu"])
+@pytest.mark.parametrize("name", ["sg13g2", "sg13g2/slide", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu"])
 def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
     chip = layout(small(name, size, size), [(size, size), (size // 2, size - 3)])

@@ -24,7 +24,7 @@ from pfmc.technology.quantities import Quantity
 from pfmc.technology.schema import Layer, Technology
 
 BUILT_IN = ("generic", "gf180mcu", "sg13g2")
-CELLS = ("sg13g2/rppd", "sg13g2/slide")  # with one of those as base
+CELLS = ("sg13g2/rppd", "sg13g2/slide", "sg13g2/tapvia")  # with one of those as base
 
 
 def text_of(name: str) -> str:
@@ -101,6 +101,13 @@ def test_the_generic_process_claims_no_foundry() -> None:
         ("gf180mcu", (350 * 1.5 + 120) / 0.749 + 4.5, (350 * 12.0 + 120) / 0.749 + 4.5, 7.3 * 10.5 / 0.8),
         # nothing is silicided, but there is metal 1 between contact and via
         ("sg13g2/slide", 1360 * 0.5 / 0.46 + 2 * 160 + 9, 1360 * 10.0 / 0.46 + 2 * 160 + 9, 0.11 * 9.5 / 0.46),
+        # 16 bodies with 15 pieces of silicide between them
+        (
+            "sg13g2/tapvia",
+            1360 * 0.5 / 0.46 + 2 * 160 + 9,
+            1360 * 8.0 / 0.46 + 2 * 160 + 9 + 15 * (2 * 151 + 7 * 0.56 / 0.5),
+            0.0,
+        ),
         ("sg13g2/rppd", 260 * 4.0 / 1.006 + 2 * 35 + 9, 260 * 20.0 / 1.006 + 2 * 35 + 9, 0.11 * 16.0 / 0.96),
     ],
 )
@@ -109,8 +116,13 @@ def test_resistance_range(name: str, ohms_short: float, ohms_long: float, silici
     assert 1 / tile.conductance_max == pytest.approx(ohms_short + silicide_short)
     assert 1 / tile.conductance_min == pytest.approx(ohms_long, rel=3e-4)
     # Without silicide and metal; the whole body is longer than the longest programmed strip where there is a window.
-    known = {"sg13g2": (3.28e3, 29.9e3), "gf180mcu": (0.865e3, 5.77e3), "sg13g2/slide": (1.8e3, 29.9e3)}
-    short, whole = known.get(name, (1.11e3, 5.25e3))
+    short, whole = {
+        "sg13g2": (3.28e3, 29.9e3),
+        "sg13g2/slide": (1.8e3, 29.9e3),
+        "sg13g2/tapvia": (1.8e3, 28.6e3),
+        "sg13g2/rppd": (1.11e3, 5.25e3),
+        "gf180mcu": (0.865e3, 5.77e3),
+    }[name]
     assert ohms_short == pytest.approx(short, rel=8e-3)
     assert tile.resistance(np.array([tile.length_unused]))[0] == pytest.approx(whole, rel=5e-3)
 
@@ -262,7 +274,19 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
         ),
         (
             with_entry("sg13g2", "family", 'family = "knob"'),
-            "Input should be 'window', 'end' or 'slide', {}: cell.family",
+            "Input should be 'window', 'end', 'slide' or 'taps', {}: cell.family",
+        ),
+        (with_entry("sg13g2/tapvia", "window_length", ""), "the taps family needs it, {}: cell.window_length"),
+        (with_value("sg13g2/tapvia", "window_length", "0.55"), "does not hold a contact, {}: cell.window_length"),
+        (with_value("sg13g2/tapvia", "length_max", "8.2"), "is not of whole bodies, {}: cell.length_max"),
+        (
+            with_value("sg13g2/tapvia", "length_max", "7.5"),
+            "is not that of the bodies and windows together, {}: cell.body_length",
+        ),
+        (with_value("sg13g2/tapvia", "pad_height", "1.06"), "pads touch each other, {}: cell.pad_height"),
+        (
+            with_entry("sg13g2/tapvia", "family", 'family = "end"'),
+            "only the taps family has it, {}: cell.window_length",
         ),
         (
             with_entry("gf180mcu", "family", 'family = "slide"'),

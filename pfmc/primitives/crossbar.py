@@ -58,23 +58,18 @@ class CrossbarTile:
     def of(cls, technology: Technology) -> CrossbarTile:
         """The tile that a technology offers."""
         grid, cell = technology.grid, technology.cell
-        body, width = cell.body_length.si, cell.strip_width.si
-        blocked = np.array([0.0, body])
-        slides = cell.family == "slide"  # the upper contact stands at the block's end, not at the body's
-        silicided, contact = (np.zeros(2), blocked) if slides else (body - blocked, np.full(2, body))
-        contact = contact + cell.contact_distance.si + cell.contact_height.si / 2
-        via = body + cell.via_offset.si + cell.via_size.si / 2
-        ends = model_resistance(technology, blocked, silicided, np.full(2, width), np.abs(via - contact))
+        taps = cell.family == "taps"
+        at_zero, slope = _affine_law(technology)
         return cls(
             name=f"crossbar-{cell.family}",
             rows=int(technology.tile.rows.value),
             columns=int(technology.tile.columns.value),
-            step=grid.step,
+            step=grid.units(cell.length_min) if taps else grid.step,
             length_min=grid.units(cell.length_min),
             length_max=grid.units(cell.length_max),
-            length_unused=grid.units(cell.body_length),
-            resistance_at_zero=float(ends[0]),
-            resistance_slope=float(ends[1] - ends[0]) / grid.units(cell.body_length),
+            length_unused=grid.units(cell.length_max if taps else cell.body_length),
+            resistance_at_zero=at_zero,
+            resistance_slope=slope * grid.database_unit.si,
             wires=nominal_wires(technology),
         )
 
@@ -232,12 +227,31 @@ def _difference(pairs: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
     return np.asarray(pairs[..., 0] - pairs[..., 1])
 
 
+def _affine_law(technology: Technology) -> tuple[float, float]:
+    """Resistance without a blocked length, ohms, and what a metre of it adds: the line through two lengths."""
+    cell = technology.cell
+    blocked = np.array([0.0, cell.body_length.si])
+    silicided, pad, bodies = blocked[::-1], np.zeros(2), np.ones(2)
+    if cell.family == "slide":  # the upper contact stands at the block's end, the via above the body's
+        silicided, pad = np.zeros(2), blocked[::-1]
+    if cell.window_length is not None:
+        blocked = np.array([cell.length_min.si, cell.length_max.si])
+        bodies = blocked / blocked[0]
+        silicided = (bodies - 1) * cell.window_length.si
+    contact = cell.contact_distance.si + cell.contact_height.si / 2
+    pad = np.abs(pad + cell.via_offset.si + cell.via_size.si / 2 - contact)
+    ohms = model_resistance(technology, blocked, silicided, np.full(2, cell.strip_width.si), pad, bodies)
+    slope = float((ohms[1] - ohms[0]) / (blocked[1] - blocked[0]))
+    return float(ohms[0] - slope * blocked[0]), slope
+
+
 def model_resistance(
     technology: Technology,
     blocked_length: Float[np.ndarray, "*n"],
     silicided_length: Float[np.ndarray, "*n"],
     drawn_width: Float[np.ndarray, "*n"],
     pad_length: Float[np.ndarray, "*n"],
+    bodies: Float[np.ndarray, "*n"] | Int[np.ndarray, "*n"],
 ) -> Float[np.ndarray, "*n"]:
     """Resistance of strips in a technology, ohms, from row wire to column wire; lengths and widths in metres.
 
@@ -246,8 +260,10 @@ def model_resistance(
     Args:
         silicided_length: between the contacts, less ``cell.contact_distance`` at both ends: the terminals include that.
         pad_length: of metal 1 from the middle of the upper contact to that of the via.
+        bodies: how many pieces the blocked length is in.
     """
     resistor = technology.resistor
+    reduction = resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0
     strip = strip_resistance(
         blocked_length,
         silicided_length,
@@ -256,7 +272,9 @@ def model_resistance(
         drawn_width=drawn_width,
         width_reduction=resistor.width_reduction.si,
         terminal_resistance=resistor.terminal_resistance.si,
-        terminal_width_reduction=resistor.width_reduction.si if resistor.terminal_width == "electrical" else 0.0,
+        terminal_width_reduction=reduction,
     )
+    edge = resistor.edge_resistance.si if resistor.edge_resistance else 0.0
+    edges = 2 * edge * np.maximum(bodies - 1, 0) / (drawn_width - reduction)
     pad = technology.wires.metal1_sheet_resistance.si * pad_length / technology.cell.pad_width.si
-    return strip + pad + technology.wires.via1_resistance.si
+    return np.asarray(strip + edges + pad + technology.wires.via1_resistance.si)

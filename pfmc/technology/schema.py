@@ -54,11 +54,11 @@ class Layers(Model):
 
     poly: Layer  # the resistor strip
     contact: Layer  # from metal 1 to the strip's ends; personalised where it slides
-    block: Layer  # keeps silicide off: personalised
+    block: Layer  # keeps silicide off: personalised but where taps are
     marker: Layer  # tells the foundry's extractor where a resistor is; not a mask
     metal1: Layer  # row wires
     metal2: Layer  # column wires
-    via1: Layer
+    via1: Layer  # personalised where taps are
     metal1_pin: Layer
     metal2_pin: Layer
     metal1_text: Layer
@@ -116,7 +116,7 @@ class Grid(Model):
 
 
 class Resistor(Model):
-    """The strip's electrical model: R = sheet · L / (W − reduction) + silicide + two terminals."""
+    """The strip's electrical model: R = sheet · L / (W − reduction) + silicide and its edges + two terminals."""
 
     name: Text
     sheet_resistance: SheetResistance  # where the block covers the strip
@@ -124,6 +124,7 @@ class Resistor(Model):
     width_reduction: Offset  # drawn width minus electrical width
     terminal_resistance: WidthResistance  # of each end; divided by the electrical or drawn width, as said
     terminal_width: Literal["drawn", "electrical"]
+    edge_resistance: WidthResistance | None = None  # of each edge of silicide between two bodies, divided likewise
 
 
 class Cell(Model):
@@ -132,10 +133,11 @@ class Cell(Model):
     The origin of a strip is the middle of its width (x) and the start of its body (y). The body runs upwards over
     ``body_length``; below and above it are the heads, each with one contact. What changes from weight to weight is how
     much of the body the block covers: all but a window, or its lower end; in the family "slide" the upper contact moves
-    with the block's end, under a pad that is long enough. Wires and vias never move.
+    with the block's end, under a pad that is long enough. In the family "taps" the block is the same for all: bodies of
+    ``length_min`` in a chain, a contact and a pad above each, and what changes is on which of them the via stands.
     """
 
-    family: Literal["window", "end", "slide"]
+    family: Literal["window", "end", "slide", "taps"]
     strip_width: Length
     strip_pitch: Length  # between the strips of a pair, and of neighbours: columns + and − alternate
     row_pitch: Length
@@ -144,6 +146,7 @@ class Cell(Model):
     length_min: Length  # of the blocked part of a programmed strip
     length_max: Length
     window_start: Length | None = None  # family "window": the window's lower edge above the start of the body
+    window_length: Length | None = None  # family "taps": of silicide between two bodies
     block_overhang: Length  # of the block beyond the strip, at both sides
     marker_covers: Literal["body", "block"]  # a fixed marker, or one that follows the block
     contact_width: Length
@@ -151,9 +154,9 @@ class Cell(Model):
     contact_distance: Length  # from the body's ends
     pad_width: Length  # metal 1 over the upper contact
     pad_height: Length
-    pad_offset: Offset  # lower edge relative to the end of the body (negative: below, where contacts slide)
+    pad_offset: Offset  # lower edge relative to the end of the body, or of each (negative: below)
     via_size: Length
-    via_offset: Length  # lower edge above the end of the body
+    via_offset: Length  # lower edge above the end of the body, or of the last one that counts
     row_wire_width: Length
     row_wire_offset: Offset  # lower edge relative to the start of the body (negative: below)
     row_wire_extension: Length  # beyond the outermost strips' edges; half a pin
@@ -251,12 +254,13 @@ class Technology(Model):
     @property
     def personalisation_masks(self) -> tuple[Layer, ...]:
         """The masks that differ from model to model."""
-        return (self.layers.block, self.layers.contact) if self.cell.family == "slide" else (self.layers.block,)
+        layers = self.layers
+        return {"slide": (layers.block, layers.contact), "taps": (layers.via1,)}.get(self.cell.family, (layers.block,))
 
     @property
     def personalisation_layers(self) -> tuple[Layer, ...]:
         """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
-        follows = self.cell.marker_covers == "block"
+        follows = self.cell.marker_covers == "block" and self.cell.family != "taps"
         return (*self.personalisation_masks, self.layers.marker) if follows else self.personalisation_masks
 
     @model_validator(mode="after")
@@ -321,9 +325,23 @@ def _geometry(cell: Cell) -> Iterator[tuple[str, bool, str]]:
         cell.pad_offset.si + cell.pad_height.si, cell.via_offset.si, cell.via_size.si
     )
     yield "via_offset", via_in_pad and least(cell.pad_width.si, cell.via_size.si), "the via leaves the pad"
-    first = (cell.length_min.si if cell.family == "slide" else body) + cell.contact_distance.si  # upper contact
-    pad_low, pad_high = body + cell.pad_offset.si, body + cell.pad_offset.si + cell.pad_height.si
-    yield "pad_height", least(first, pad_low) and least(pad_high, body, reach), "the pad leaves a contact uncovered"
+    if cell.family == "taps":
+        yield "window_length", cell.window_length is not None, "the taps family needs it"
+        window = cell.window_length.si if cell.window_length else 0.0
+        yield "window_length", least(window, cell.contact_distance.si, reach), "does not hold a contact"
+        bodies = round(cell.length_max.si / cell.length_min.si)
+        yield "length_max", abs(bodies * cell.length_min.si - cell.length_max.si) < 1e-12, "is not of whole bodies"
+        whole = abs(cell.length_max.si + (bodies - 1) * window - body) < 1e-12
+        yield "body_length", whole, "is not that of the bodies and windows together"
+        apart = cell.length_min.si + window - cell.pad_height.si > 1e-12
+        yield "pad_height", apart, "pads touch each other"
+    elif cell.window_length is not None:
+        yield "window_length", False, "only the taps family has it"
+    first = cell.length_min.si if cell.family in {"slide", "taps"} else body  # below the lowest upper contact
+    pad_low = (first if cell.family == "taps" else body) + cell.pad_offset.si
+    pad_high = body + cell.pad_offset.si + cell.pad_height.si
+    covers = least(first, pad_low - cell.contact_distance.si) and least(pad_high, body, reach)
+    yield "pad_height", covers, "the pad leaves a contact uncovered"
     wire_low = cell.row_wire_offset.si
     wire_high = wire_low + cell.row_wire_width.si
     on_contacts = least(-reach, wire_low) and least(wire_high, -cell.contact_distance.si)

@@ -33,41 +33,60 @@ class Label(NamedTuple):
 
 
 def strip_shapes(technology: Technology) -> Iterator[Rectangle]:
-    """What all strips share: poly, contacts that stay, pad and via, and a marker that covers the body come what may."""
+    """What all strips share: poly, and of contacts, pads, vias, blocks and markers those that are not personalised."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     body, head = units(cell.body_length), units(cell.head_length)
     distance, height = units(cell.contact_distance), units(cell.contact_height)
-    pad, via = body + units(cell.pad_offset), body + units(cell.via_offset)
     yield _centred(technology, layers.poly, cell.strip_width, -head, body + head)
     yield _centred(technology, layers.contact, cell.contact_width, -distance - height, -distance)
-    if cell.family != "slide":
-        yield _upper_contact(technology, body)
-    yield _centred(technology, layers.metal1, cell.pad_width, pad, pad + units(cell.pad_height))
-    yield _centred(technology, layers.via1, cell.via_size, via, via + units(cell.via_size))
+    ends = [body]
+    if cell.family == "taps":
+        parts = blocked_parts(technology, units(cell.length_max))
+        ends = [high for _, high in parts]
+        yield from _blocks(technology, parts)
+    else:
+        yield _via(technology, body)
+    for end in ends:
+        pad = end + units(cell.pad_offset)
+        yield _centred(technology, layers.metal1, cell.pad_width, pad, pad + units(cell.pad_height))
+        if cell.family != "slide":
+            yield _upper_contact(technology, end)
     if cell.marker_covers == "body":
         yield _centred(technology, layers.marker, cell.strip_width, 0, body)
 
 
 def value_shapes(technology: Technology, length: int) -> Iterator[Rectangle]:
-    """What makes a strip that ``length`` of the body is blocked on: the block, and marker or contact that follow it."""
-    layers, cell, units = technology.layers, technology.cell, technology.grid.units
-    half_width = units(cell.strip_width) // 2 + units(cell.block_overhang)
-    for low, high in blocked_parts(technology, length):
-        yield Rectangle(layers.block, -half_width, low, half_width, high)
-        if cell.marker_covers == "block":
-            yield _centred(technology, layers.marker, cell.strip_width, low, high)
-    if cell.family == "slide":
+    """What makes a strip that ``length`` of the body is blocked on: the block and what follows it, or the via."""
+    parts = blocked_parts(technology, length)
+    if technology.cell.family == "taps":
+        yield _via(technology, parts[-1][1])
+        return
+    yield from _blocks(technology, parts)
+    if technology.cell.family == "slide":
         yield _upper_contact(technology, length)
 
 
 def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
-    """From where to where the block covers the body: all of it but the window, if the family has one, or its start."""
-    body = technology.grid.units(technology.cell.body_length)
-    start = technology.cell.window_start
-    if start is None or length == body:
+    """From where to where the block covers the path: all of the body but the window, or its start, or bodies."""
+    cell, units = technology.cell, technology.grid.units
+    body = units(cell.body_length)
+    if cell.window_length is not None:
+        one, pitch = units(cell.length_min), units(cell.length_min) + units(cell.window_length)
+        return [(low, low + one) for low in range(0, length // one * pitch, pitch)]
+    if cell.window_start is None or length == body:
         return [(0, length)]
-    window = technology.grid.units(start)
+    window = units(cell.window_start)
     return [(0, window), (window + body - length, body)]
+
+
+def _blocks(technology: Technology, parts: list[tuple[int, int]]) -> Iterator[Rectangle]:
+    """The block over parts of a strip, and the marker where it follows it."""
+    layers, cell, units = technology.layers, technology.cell, technology.grid.units
+    half_width = units(cell.strip_width) // 2 + units(cell.block_overhang)
+    for low, high in parts:
+        yield Rectangle(layers.block, -half_width, low, half_width, high)
+        if cell.marker_covers == "block":
+            yield _centred(technology, layers.marker, cell.strip_width, low, high)
 
 
 def array_shapes(technology: Technology) -> Iterator[Rectangle]:
@@ -163,6 +182,13 @@ def _upper_contact(technology: Technology, end: int) -> Rectangle:
     cell, units = technology.cell, technology.grid.units
     low = end + units(cell.contact_distance)
     return _centred(technology, technology.layers.contact, cell.contact_width, low, low + units(cell.contact_height))
+
+
+def _via(technology: Technology, end: int) -> Rectangle:
+    """The via above what ends at ``end``."""
+    cell, units = technology.cell, technology.grid.units
+    low = end + units(cell.via_offset)
+    return _centred(technology, technology.layers.via1, cell.via_size, low, low + units(cell.via_size))
 
 
 def _centred(technology: Technology, layer: Layer, width: Quantity, low: int, high: int) -> Rectangle:

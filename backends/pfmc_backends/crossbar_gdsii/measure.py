@@ -54,9 +54,13 @@ class Array:
 
 @dataclass(frozen=True, eq=False)
 class Blocked:
-    """How the block lies on the strips of an array: its length on each; ``buried`` are those with a covered contact."""
+    """How the block lies on the strips of an array: its length on each, and in how many pieces between the contacts.
+
+    ``buried`` are those with a covered contact.
+    """
 
     length: Int[np.ndarray, " n"]
+    pieces: Int[np.ndarray, " n"]
     buried: Bool[np.ndarray, " n"]
     remarks: tuple[Remark, ...]
 
@@ -201,14 +205,14 @@ def measure_block(array: Array, blocks: Boxes) -> Blocked:
     buried &= array.whole
 
     inner = crosses & (high > low)
-    length = _union(strip[inner], low[inner], high[inner], len(array.boxes))
+    length, pieces = _union(strip[inner], low[inner], high[inner], len(array.boxes))
     remarks: list[Remark] = []
     partial = np.zeros(len(array.boxes), dtype=np.bool_)
     partial[strip[~crosses & (high > low)]] = True
-    pieces = np.flatnonzero(partial[strip] & (high > low))
-    pieces = pieces[np.argsort(strip[pieces], kind="stable")]
-    starts = np.flatnonzero(np.diff(strip[pieces], prepend=-1))
-    for on_one in np.split(pieces, starts[1:]) if len(pieces) else ():
+    parts = np.flatnonzero(partial[strip] & (high > low))
+    parts = parts[np.argsort(strip[parts], kind="stable")]
+    starts = np.flatnonzero(np.diff(strip[parts], prepend=-1))
+    for on_one in np.split(parts, starts[1:]) if len(parts) else ():
         index = int(strip[on_one[0]])
         complete = False
         if len(on_one) <= JOINT_LIMIT:
@@ -221,21 +225,23 @@ def measure_block(array: Array, blocks: Boxes) -> Blocked:
         idle = idle[np.all(idle[:, :2] < high_corner, axis=1) & np.all(idle[:, 2:] > low_corner, axis=1)]
     remarks += [("a block shape lies on no strip", *at) for at in _corners(idle)]
     remarks += [("the block covers a contact", *at) for at in _corners(array.boxes[buried])]
-    return Blocked(length, buried, tuple(remarks))
+    return Blocked(length, pieces, buried, tuple(remarks))
 
 
 def _union(
     owner: Int[np.ndarray, " k"], low: Int[np.ndarray, " k"], high: Int[np.ndarray, " k"], count: int
-) -> Int[np.ndarray, " count"]:
-    """Measure of the union of each owner's intervals."""
+) -> tuple[Int[np.ndarray, " count"], Int[np.ndarray, " count"]]:
+    """Measure of the union of each owner's intervals, and in how many pieces it is."""
     begin, end = (owner.astype(np.int64) << 33) + low, (owner.astype(np.int64) << 33) + high
     if np.any(begin[1:] < begin[:-1]):
         order = np.argsort(begin, kind="stable")
         owner, begin, end = owner[order], begin[order], end[order]
     reached = np.maximum.accumulate(end)
+    first = np.append(True, begin[1:] > reached[:-1])[: len(begin)]
     begin[1:] = np.maximum(begin[1:], reached[:-1])  # an earlier owner has reached less than this one begins at
     new = np.maximum(end - begin, 0)
-    return np.rint(np.bincount(owner, weights=new, minlength=count)).astype(np.int64)
+    length = np.rint(np.bincount(owner, weights=new, minlength=count)).astype(np.int64)
+    return length, np.bincount(owner[first], minlength=count)
 
 
 def _joint_length(blocks: Boxes, strip: Int[np.ndarray, " 4"], path: Int[np.ndarray, " 2"]) -> tuple[int, bool]:

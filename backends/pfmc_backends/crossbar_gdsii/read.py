@@ -167,6 +167,7 @@ class TileReader:
             bare[conducts] * unit,
             width[conducts],
             array.pad[conducts] * unit,
+            blocked.pieces[conducts],
         )
         return resistance
 

@@ -114,7 +114,7 @@ class TableWriter:
     def _flush(self) -> None:
         if not self._columns:
             return
-        words = {"tile": self._tiles, "polarity": POLARITIES, "layer": [str(self._technology.layers.block)]}
+        words = {"tile": self._tiles, "polarity": POLARITIES, "layer": [str(self._technology.personalisation_masks[0])]}
         arrays = []
         for name in SCHEMA.names:
             values = np.concatenate([columns[name] for columns in self._columns])
