@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,8 @@ class TileAsBuilt:
         wires: what lies around the devices, from the geometry: segments of rows × 2 · columns crossings.
         found: how many devices of the block, which carry weights, were recovered whole.
         complaints: what was found that does not belong, one line each, bounded in number.
+        length, width: of what keeps each device's resistance high (blocked length, drawn width), metres; zero where no
+            device is. Of strips side by side the mean length and the sum of the widths.
     """
 
     name: str
@@ -49,6 +51,8 @@ class TileAsBuilt:
     wires: Wires
     found: int
     complaints: tuple[str, ...] = ()
+    length: Float[np.ndarray, "rows columns 2"] = field(kw_only=True)
+    width: Float[np.ndarray, "rows columns 2"] = field(kw_only=True)
 
 
 class Backend(Protocol):

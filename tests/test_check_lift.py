@@ -120,7 +120,7 @@ def exact_tiles(
                     output_high=output_range.high,
                 )
             )
-            built.append(TileAsBuilt(name, resistance, IDEAL, resistance.size))
+            built.append(TileAsBuilt(name, resistance, IDEAL, resistance.size, length=resistance, width=resistance))
     return records, built
 
 
@@ -436,7 +436,7 @@ def some_tiles(case: Case, node: MatrixVector) -> tuple[list[TileRecord], list[T
         }
         changed.append(record.model_copy(update=update))
         resistance = tile.resistance / scale * rng.uniform(0.9, 1.1, tile.resistance.shape)
-        devices.append(TileAsBuilt(tile.name, resistance, IDEAL, tile.found))
+        devices.append(replace(tile, resistance=resistance))
     return changed, devices
 
 

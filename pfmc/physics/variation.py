@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 BOLTZMANN = 1.380649e-23  # J/K, exact by the SI's definition
 ZERO_CELSIUS = 273.15  # K
+SHORTEST = 1e-8  # metres: to a body without length the area law does not apply
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,11 @@ def gradient_factor(
 
 def draw_mismatch(strips: Strips, variation: Variation, rng: np.random.Generator) -> Strips:
     """Strips with local mismatch by the area law; all else as drawn."""
-    length, width = strips.length, strips.width
+    length, width = np.maximum(strips.length, SHORTEST), strips.width
     sheet, across, along, ends = rng.standard_normal((4, *length.shape))
     factor = np.exp(variation.sheet_mismatch / np.sqrt(length * width) * sheet)
     made_width = width + variation.width_mismatch / np.sqrt(length) * across
-    made_length = length + variation.length_mismatch / np.sqrt(width) * along
+    made_length = strips.length + variation.length_mismatch / np.sqrt(width) * along
     return Strips(
         strips.sheet,
         length=np.maximum(made_length, 0.0) * factor,
@@ -188,7 +189,7 @@ def draw_mismatch(strips: Strips, variation: Variation, rng: np.random.Generator
 
 def mismatch_sigma(strips: Strips, variation: Variation) -> Float[np.ndarray, "*n"]:
     """Relative σ of the resistances that :func:`draw_mismatch` gives, to first order."""
-    length, width = strips.length, strips.width
+    length, width = np.maximum(strips.length, SHORTEST), strips.width
     sheet = np.square(variation.sheet_mismatch) / (length * width)
     across = np.square(variation.width_mismatch / width) / length
     along = np.square(variation.length_mismatch / length) / width

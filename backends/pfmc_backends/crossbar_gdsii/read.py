@@ -77,10 +77,16 @@ class TileReader:
         resistance = self._resistance(array, blocked)
         known = (array.rows < size[0]) & (array.columns < 2 * size[1]) & np.isfinite(resistance)
         place = array.rows[known] * 2 * size[1] + array.columns[known]
-        devices = np.bincount(place, minlength=2 * size[0] * size[1]).reshape(*size, 2)[:rows, :columns]
-        conductance = np.bincount(place, weights=1.0 / resistance[known], minlength=2 * size[0] * size[1])
+
+        def total(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, "rows columns 2"]:
+            sums = np.bincount(place, values, minlength=2 * size[0] * size[1])
+            return np.asarray(sums, dtype=np.float64).reshape(*size, 2)
+
+        unit = self._technology.grid.database_unit.si
+        count = np.bincount(place, minlength=2 * size[0] * size[1]).reshape(*size, 2)
+        devices = count[:rows, :columns]
         with np.errstate(divide="ignore"):  # no strip: no conductance, and a resistance without bound
-            built = (1.0 / conductance).reshape(*size, 2)
+            built = 1.0 / total(1.0 / resistance[known])
         remarks = [*self._miscounted(devices), *array.remarks, *blocked.remarks]
         return TileAsBuilt(
             name=tile.name,
@@ -88,6 +94,8 @@ class TileReader:
             wires=wires,
             found=int(np.count_nonzero(devices)),
             complaints=self._complaints(tile, remarks),
+            length=total(blocked.length[known] * unit) / np.maximum(count, 1),
+            width=total((array.boxes[known, 2] - array.boxes[known, 0]) * unit),
         )
 
     def _wires(self, array: Array) -> Wires:
