@@ -127,15 +127,19 @@ class Metered:
         return programmed
 
     def energies(self) -> list[TileEnergy]:
-        """What was noted, in the order of the layout."""
+        """Of every tile, in the order of the layout; a tile whose devices nobody asked for is looked at now."""
+        for placed in self.layout.tiles:
+            if placed.tile.name not in self.tiles:
+                self.devices(placed.tile)
         return [self.tiles[placed.tile.name] for placed in self.layout.tiles]
 
     def sections(self) -> dict[str, Any]:
-        """The manifest's sections, once every tile was noted."""
+        """The manifest's sections."""
+        energies = self.energies()
         nodes = [node for node, _ in self.layout.netlist.by_node()]
         macs = sum(self.vectors[node.name] * math.prod(node.weight.shape) for node in nodes)
         return {
-            "energy": total_energy(self.layout.technology, self.energies(), macs),
+            "energy": total_energy(self.layout.technology, energies, macs),
             "area": area(self.layout),
             "wire_loads": tuple(self.loads.values()),
         }
@@ -157,8 +161,9 @@ def wire_loads(
 ) -> list[WireLoad]:
     """The largest current in a row wire, in a column wire and in a via, against the limits of electromigration.
 
-    Those are limits of the average current; the root mean square is at least that, and what was computed is at least
-    the root mean square.
+    Those limit the average current (LEF: DCCURRENTDENSITY AVERAGE), for it is the average that drifts atoms. The root
+    mean square on the data is at least that, and what is computed here is at least the root mean square; between reads
+    nothing flows, which is not counted.
     """
     wires, cell = technology.wires, technology.cell
     average = np.sqrt(mean_square)

@@ -128,6 +128,7 @@ def test_a_tile_draws_what_each_vector_of_the_data_draws(tmp_path: Path, rng: np
         assert spent.converters_j == pytest.approx(vectors * conversions)
         amperes = np.abs(volts[:, :, None, None] / ohms).sum(axis=(1, 2, 3)).mean()
         assert 0 < (amperes * 1.2 - watts) * time * vectors <= spent.output_stages_j
+    assert Metered.of(layout, meter.vectors).energies() == meter.energies()  # whoever asked for the devices
     total = meter.sections()["energy"]
     assert total.per_inference_j == pytest.approx(sum(getattr(e, p) for e in meter.energies() for p in e.parts()))
     assert total.latency_s == pytest.approx((1 + 5) * time)

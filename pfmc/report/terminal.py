@@ -21,7 +21,7 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
     rows = manifest_facts(manifest)
     rows.append(("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"))
     if manifest.calibration.data == "random":
-        rows.append(("calibration", "random inputs: give --calibration for ranges that fit real data"))
+        rows.append(("calibration", "random inputs: give --calibration for ranges and energy that fit real data"))
     show_rows(rows)
 
 
