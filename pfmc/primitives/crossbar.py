@@ -176,27 +176,37 @@ class CrossbarTile:
         pairs whose error is more than half a step of the weaker strip are rounded again: each change disturbs others.
         """
         unexplained = effective - _difference(conductance * self.pairs.attenuation(conductance))
+        best, least, before = lengths, np.inf, np.inf
         for _ in range(SETTLING):
             conductance = 1.0 / self.resistance(lengths)
             attenuation = self.pairs.attenuation(conductance)
             expected = unexplained + _difference(conductance * attenuation)
+            error = relative_error(expected, target)
+            if error < least:
+                best, least = lengths, error
+            if abs(error - before) < 0.01 * error:
+                break
+            before = error
             needed = (target - expected) / attenuation.mean(axis=2)
             step = np.square(conductance.min(axis=2)) * self.resistance_slope * self.step
             wrong = np.abs(needed) > step / 2
-            if not wrong.any():
-                break
-            corrected = self._rounded(_difference(conductance) + needed)
+            corrected = self._rounded(_difference(conductance) + needed, lengths.min(axis=2))
             lengths = np.where(wrong[..., None], corrected, lengths)
-        return lengths, relative_error(expected, target)
+        return best, least
 
-    def _rounded(self, difference: Float[np.ndarray, "m n"]) -> Int[np.ndarray, "m n 2"]:
+    def _rounded(
+        self, difference: Float[np.ndarray, "m n"], before: Int[np.ndarray, "m n"] | None = None
+    ) -> Int[np.ndarray, "m n 2"]:
         """Lengths of pairs for differences of conductance, siemens.
 
         The stronger strip is rounded up to the next level, and the weaker one, whose levels are finer in conductance
-        (ΔG = G²·ΔR), takes up what that leaves.
+        (ΔG = G²·ΔR), takes up what that leaves. A stronger strip that was one step shorter before stays so: its steps
+        disturb the neighbours most.
         """
         size = np.abs(difference)
         strong = self._on_grid(np.floor(self._steps(size + self.conductance_min) + 1e-9))
+        if before is not None:
+            strong = np.where(before == strong - self.step, before, strong)
         rest = 1.0 / self.resistance(strong) - size
         weak = self._on_grid(np.rint(self._steps(np.maximum(rest, self.conductance_min))))
         pair = np.stack([strong, weak], axis=-1)
