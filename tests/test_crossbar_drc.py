@@ -12,6 +12,7 @@ from crossbars import layout, small
 from pfmc_backends.crossbar_gdsii import BACKEND
 
 DECKS = os.environ.get("PFMC_FOUNDRY_DECKS")
+CELLS = ["sg13g2", "sg13g2/slide", "sg13g2/compact", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu"]
 
 pytestmark = [
     pytest.mark.foundry,
@@ -20,7 +21,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["sg13g2", "sg13g2/slide", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu"])
+@pytest.mark.parametrize("name", CELLS)
 def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
     chip = layout(small(name, size, size), [(size, size), (size // 2, size - 3)])

@@ -24,7 +24,7 @@ from pfmc.technology.quantities import Quantity
 from pfmc.technology.schema import Layer, Technology
 
 BUILT_IN = ("generic", "gf180mcu", "sg13g2")
-CELLS = ("sg13g2/rppd", "sg13g2/slide", "sg13g2/tapvia")  # with one of those as base
+CELLS = ("sg13g2/compact", "sg13g2/rppd", "sg13g2/slide", "sg13g2/tapvia")  # with one of those as base
 
 
 def text_of(name: str) -> str:
@@ -101,6 +101,7 @@ def test_the_generic_process_claims_no_foundry() -> None:
         ("gf180mcu", (350 * 1.5 + 120) / 0.749 + 4.5, (350 * 12.0 + 120) / 0.749 + 4.5, 7.3 * 10.5 / 0.8),
         # nothing is silicided, but there is metal 1 between contact and via
         ("sg13g2/slide", 1360 * 0.5 / 0.46 + 2 * 160 + 9, 1360 * 10.0 / 0.46 + 2 * 160 + 9, 0.11 * 9.5 / 0.46),
+        ("sg13g2/compact", 1360 * 0.5 / 0.46 + 2 * 160 + 9, 1360 * 3.0 / 0.46 + 2 * 160 + 9, 0.11 * 2.5 / 0.46),
         # 16 bodies with 15 pieces of silicide between them
         (
             "sg13g2/tapvia",
@@ -119,6 +120,7 @@ def test_resistance_range(name: str, ohms_short: float, ohms_long: float, silici
     short, whole = {
         "sg13g2": (3.28e3, 29.9e3),
         "sg13g2/slide": (1.8e3, 29.9e3),
+        "sg13g2/compact": (1.8e3, 9.2e3),
         "sg13g2/tapvia": (1.8e3, 28.6e3),
         "sg13g2/rppd": (1.11e3, 5.25e3),
         "gf180mcu": (0.865e3, 5.77e3),
