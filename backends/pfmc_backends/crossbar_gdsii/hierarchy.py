@@ -70,6 +70,12 @@ class Hierarchy:
             raise self.file.error("no structure that could be the chip", 0)
         self.chip = int(tops[np.argmax(area[tops])])
 
+    @property
+    def extent(self) -> Box:
+        """Of the chip."""
+        x0, y0, x1, y1 = self._boxes[self.chip].tolist()
+        return x0, y0, x1, y1
+
     # What is where
 
     def _survey(self, index: int, inner: Bool[np.ndarray, " structures"], depth: int) -> None:

@@ -51,6 +51,28 @@ class Masks:
         """KLayout."""
         return klayout_db()
 
+    def made(self, text: str) -> str | None:
+        """What a layer is made of, or None if it is one of the file."""
+        if text in self._made:
+            return self._made[text]
+        return None if text in self._files or DRAWN.fullmatch(text) else text
+
+    def sources(self, rule: Rule) -> frozenset[tuple[int, int]]:
+        """Number and datatype of the layers of the file that a rule looks at."""
+        texts = [text for text in (rule.layer, rule.other) if text is not None]
+        return frozenset[tuple[int, int]]().union(*(self._sources(text) for text in texts))
+
+    def _sources(self, text: str) -> frozenset[tuple[int, int]]:
+        made = self.made(text)
+        if made is None:
+            number = DRAWN.fullmatch(text)
+            return frozenset({(int(number[1]), int(number[2])) if number else self._files[text]})
+        if made != text:
+            return self._sources(made)
+        first, steps = parse_layer(text)
+        used = (first, *(step.operand for step in steps if step.operator in JOIN))
+        return frozenset[tuple[int, int]]().union(*(self._sources(name) for name in used))
+
     def length(self, amount: Amount) -> int:
         """In database units."""
         return round(amount.si / self._unit)
