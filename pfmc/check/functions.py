@@ -41,7 +41,7 @@ _FUNCTION: Final = """
     {input_converter}
     voltage = Mul (input_code, volts_per_code)
 
-    current = MatMul (voltage, microsiemens)
+    {current}
 
     output_exact = Div (current, microamps_per_code)
     {output_converter}
@@ -51,7 +51,7 @@ _FUNCTION: Final = """
     second = Constant <value_ints = [1]> ()
     third = Constant <value_ints = [2]> ()
     last = Constant <value_ints = [-1]> ()
-    sum = ReduceSum <keepdims = 0> (partial, first)
+    {sum}
     shape_of_x = Shape (x)
     leading = Slice (shape_of_x, first, last)
     shape_of_sum = Shape (sum)
@@ -66,25 +66,50 @@ _ROUND_AND_CLIP: Final = """
     {side}_code = Min ({side}_not_below, {side}_code_high)
 """
 _IDEAL: Final = "{side}_code = Identity ({side}_exact)"
+_CURRENT: Final = "current = MatMul (voltage, microsiemens)"
+_SUM: Final = "sum = ReduceSum <keepdims = 0> (partial, first)"
+# The errors of a made chip: one current per vector, row block and column, from the start again where they run out.
+_MADE_CURRENT: Final = """
+    exact_current = MatMul (voltage, microsiemens)
+    zero_number = Constant <value_int = 0> ()
+    one_number = Constant <value_int = 1> ()
+    shape_of_current = Shape (exact_current)
+    vector_count = Gather (shape_of_current, one_number)
+    shape_of_errors = Shape (microamps_error)
+    period = Gather (shape_of_errors, one_number)
+    vector_numbers = Range (zero_number, vector_count, one_number)
+    error_numbers = Mod (vector_numbers, period)
+    error = Gather <axis = 1> (microamps_error, error_numbers)
+    current = Add (exact_current, error)
+"""
+_MADE_SUM: Final = """
+    exact_sum = ReduceSum <keepdims = 0> (partial, first)
+    sum = Add (exact_sum, units_offset)
+"""
+MADE_INPUTS: Final = ("microamps_error", "units_offset")  # of the function where it computes what a made chip does
 
 
-def matrix_vector(opset: int, *, ideal_converters: bool) -> onnx.FunctionProto:
+def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False) -> onnx.FunctionProto:
     """The function ``pfmc.MatrixVector`` with the physics inside.
 
-    Its inputs are x and the arrays of :class:`Crossbars`, by name.
+    Its inputs are x and the arrays of :class:`Crossbars`, by name; on a made chip, the errors ``MADE_INPUTS`` too: of
+    the currents (blocks, vectors, columns), and of what is added after the converters (columns,).
 
     Args:
         opset: of the standard operators, at least 13; a model and its functions must agree.
         ideal_converters: leave rounding and clipping out.
+        made: whether it computes what a made chip does.
     """
     converter = _IDEAL if ideal_converters else _ROUND_AND_CLIP
     text = _FUNCTION.format(
         domain=DOMAIN,
         operator=OPERATOR,
         opset=opset,
-        inputs=", ".join(("x", *input_names(ideal_converters=ideal_converters))),
+        inputs=", ".join(("x", *input_names(ideal_converters=ideal_converters), *(MADE_INPUTS if made else ()))),
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
+        current=_MADE_CURRENT if made else _CURRENT,
+        sum=_MADE_SUM if made else _SUM,
     )
     return onnx.parser.parse_function(text)
 

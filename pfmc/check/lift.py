@@ -48,9 +48,9 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
         PassError: if a contraction does not say which node makes its output.
     """
     model = _load(folded)
-    if _opset(model) < OPSET_MIN:
+    if opset_of(model) < OPSET_MIN:
         model = _brought_to_opset_min(model, folded)
-    names = _Names(model.graph)
+    names = Names(model.graph)
     contractions = [node for node in graph.matrices() if node.name in mapped]
     gone = {name for node in contractions for name in node.replaces}
     removed = [node for node in model.graph.node if node.name in gone]
@@ -101,9 +101,28 @@ def as_fabricated(
         ArtifactError: if the host model cannot be read.
         VerifyError: if tiles, devices and host do not belong together.
     """
+    model, calls, crossbars = open_host(host, tiles, technology)
+    records = {tile.name: tile for tile in tiles}
+    for tile, siemens in effective_matrices(_matched(records, resistance), ideal_wires=ideal_wires):
+        crossbars[tile.node].place(tile, siemens)
+    names = Names(model.graph)
+    for name in list(crossbars):
+        add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
+    model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters))
+    return model
+
+
+def open_host(
+    host: Path, tiles: Sequence[TileRecord], technology: Technology
+) -> tuple[onnx.ModelProto, dict[str, onnx.NodeProto], dict[str, Crossbars]]:
+    """The host model, its calls by the name of the contraction, and what they need to compute, still without devices.
+
+    Raises:
+        ArtifactError: if the host model cannot be read.
+        VerifyError: if tiles and host do not belong together.
+    """
     model = _load(host)
     _load_data(model, host)
-    records = {tile.name: tile for tile in tiles}
     by_node: dict[str, list[TileRecord]] = {}
     for tile in tiles:
         by_node.setdefault(tile.node, []).append(tile)
@@ -114,13 +133,7 @@ def as_fabricated(
     crossbars = {
         name: Crossbars.of(name, *_size(calls[name]), found, technology) for name, found in sorted(by_node.items())
     }
-    for tile, siemens in effective_matrices(_matched(records, resistance), ideal_wires=ideal_wires):
-        crossbars[tile.node].place(tile, siemens)
-    names = _Names(model.graph)
-    for name in list(crossbars):
-        _add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
-    model.functions.append(matrix_vector(_opset(model), ideal_converters=ideal_converters))
-    return model
+    return model, calls, crossbars
 
 
 def _matched(
@@ -156,7 +169,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-class _Names:
+class Names:
     """Names of a graph's values and nodes; gives out new ones."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -181,7 +194,7 @@ class _Splice:
     """Nodes and initialisers that take the place of a contraction."""
 
     name: str
-    names: _Names
+    names: Names
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -200,7 +213,7 @@ class _Splice:
         return name
 
 
-def _call(node: MatrixVector, names: _Names) -> _Splice:
+def _call(node: MatrixVector, names: Names) -> _Splice:
     """What stands in a contraction's place."""
     splice = _Splice(node.name, names)
     x = node.input
@@ -255,9 +268,10 @@ def _taps(windows: Windows) -> Iterator[tuple[list[int], list[int]]]:
         yield starts, [-b if b else TO_THE_END for b in behind]
 
 
-def _add_physics(
-    graph: onnx.GraphProto, call: onnx.NodeProto, crossbars: Crossbars, names: _Names, ideal_converters: bool
+def add_physics(
+    graph: onnx.GraphProto, call: onnx.NodeProto, crossbars: Crossbars, names: Names, ideal_converters: bool
 ) -> None:
+    """Hand a call its numbers: attributes, and initialisers as inputs."""
     for key, value in crossbars.attributes().items():
         call.attribute.append(helper.make_attribute(key, value))
     for tensor in crossbars.tensors(ideal_converters=ideal_converters):
@@ -304,11 +318,11 @@ def _brought_to_opset_min(model: onnx.ModelProto, path: Path) -> onnx.ModelProto
         return version_converter.convert_version(model, OPSET_MIN)
     except (RuntimeError, ValueError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as e:
         reason = str(e).rpartition("failed: ")[2]  # behind the converter's own file, line and assertion
-        problem = f"opset {_opset(model)} cannot be brought to {OPSET_MIN}: {reason}"
+        problem = f"opset {opset_of(model)} cannot be brought to {OPSET_MIN}: {reason}"
         raise ImportModelError(problem, str(path), "export the model with a newer opset") from None
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
