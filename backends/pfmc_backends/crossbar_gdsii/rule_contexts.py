@@ -127,10 +127,11 @@ class Contexts:
 
     def _alike_below(self, lattice: Lattice, site: Int[np.ndarray, " n"], found: Rows) -> bool:
         """Whether all cells hold the same within reach of their lower side: it matters not which one lies above."""
-        low = found[:, 2] < self._reach - lattice.margin
+        limit = self._reach - lattice.margin
+        low = found[:, 2] < limit
         if not low.any():
             return True
-        sites, rows = site[low], found[low]
+        sites, rows = site[low], np.minimum(found[low], [HALF, HALF, HALF, HALF, limit])
         each, left_over = divmod(len(rows), len(lattice.origins))
         if left_over or np.any(sites != np.repeat(np.arange(len(lattice.origins)), each)):
             return False
@@ -201,9 +202,12 @@ class Contexts:
         dirty: set[int] = set()
         for rule in self._rules:
             for x0, y0, x1, y1 in violations(rule, masks):
-                levels, block = floors[(x0 + x1 + step) // (2 * step)]
-                first, last = np.searchsorted(levels, [y0, y1 + 1]).tolist()
-                dirty.update(pair.key for pair in block[max(first - 1, 0) : last])
+                number = (x0 + x1 + step) // (2 * step)
+                levels, block = floors[number]
+                left, right = self._middle(lattice, block[0])
+                if x1 >= number * step + left and x0 <= number * step + right:
+                    first, last = np.searchsorted(levels, [y0, y1 + 1]).tolist()
+                    dirty.update(pair.key for pair in block[max(first - 1, 0) : last])
         return dirty
 
     def _blocks(self, lattice: Lattice, pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -230,6 +234,13 @@ class Contexts:
                 ends = (lowest[i] if i < len(lowest) else below), (highest[i] if i < len(highest) else above)
                 blocks.append([ends[0], *(inner if i == 0 else []), ends[1]])
         return blocks
+
+    @staticmethod
+    def _middle(lattice: Lattice, pair: Pair) -> tuple[int, int]:
+        """Where the two strips themselves stand, without copies, from the left one's origin."""
+        column, pitch = pair.site % lattice.shape[1], lattice.pitch[0]
+        cuts = lattice.x[[column, column + 2]] - column * pitch
+        return int(cuts[0]), int(cuts[1])
 
     @staticmethod
     def _columns(lattice: Lattice, pair: Pair) -> list[tuple[int, Rows]]:

@@ -31,6 +31,7 @@ from pfmc_backends.crossbar_gdsii.rule_sites import Lattice, Rows
 
 PLACES: Final = 5  # of each rule's violations that are told
 TILE_LIMIT: Final = 20  # tiles with violations after which no more are looked at
+AROUND_LIMIT: Final = 64  # different surroundings of arrays that are remembered
 FAR: Final = 2.0  # um: rules that compare larger distances are checked on the whole tile
 
 Found = dict[str, list[Box]]  # violations by rule, on the chip
@@ -120,6 +121,7 @@ class _Sorted:
         areas: layer and least area, database units, of personalised layers each of whose rectangles shows by itself.
         whole: others with a personalised layer, checked on the whole tile.
         reach: the largest distance that ``pairs`` compare.
+        margin: the largest that any compare but those in ``far``.
     """
 
     def __init__(self, technology: Technology, masks: Masks) -> None:
@@ -143,13 +145,19 @@ class _Sorted:
                 self.whole.append(rule)
             elif rule.kind != "grid":
                 self.pairs.append(rule)
-        step = technology.grid.step
-        measured = [masks.length(a) for r in self.pairs for a in (r.value, r.wide, r.near) if a is not None]
-        self.reach = -(-max(measured, default=0) // step) * step
+        self.reach = self._largest(self.pairs, masks)
+        self.margin = self._largest([*self.base, *self.pairs, *self.whole], masks)
         for i, rule in enumerate(self.pairs):  # a run may be cut short where gaps shrink, but not below reach
             if rule.run is not None and masks.length(rule.run) > self.reach:
                 amount = rule.run.model_copy(update={"value": technology.grid.database_unit.si * 1e6 * self.reach})
                 self.pairs[i] = rule.model_copy(update={"run": amount.model_copy(update={"unit": "um"})})
+
+    @staticmethod
+    def _largest(rules: Sequence[Rule], masks: Masks) -> int:
+        """The largest distance that rules compare; database units, on the manufacturing grid."""
+        amounts = [a for rule in rules for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
+        step = masks.grid.step
+        return -(-max((masks.length(amount) for amount in amounts), default=0) // step) * step
 
     @staticmethod
     def _of_one_layer(rule: Rule, masks: Masks) -> bool:
@@ -164,12 +172,30 @@ class _Sorted:
 
 
 @dataclass(frozen=True, eq=False)
-class _TileBase:
-    """What tiles have in common, or nothing if it can only be checked from the file's own polygons."""
+class _Array:
+    """The base masks where the strips stand, and what violates rules there.
+
+    Attributes:
+        rows: that meet the cells.
+    """
+
+    rows: Rows
+    base: Base
+    found: Found
+
+
+@dataclass(frozen=True, eq=False)
+class _Common:
+    """What a tile has in common with the one before: all but what is personalised.
+
+    Attributes:
+        around: what meets the chip near the array, but not the array alone.
+        found: there and in the array.
+    """
 
     key: object
-    rows: Rows
-    context: Base
+    array: _Array
+    around: Rows
     found: Found
 
 
@@ -190,7 +216,9 @@ class _Checker:
         self._lattice = Lattice.of(technology, self._sorted.reach)
         relevant = {key for rule in self._sorted.pairs for key in names.sources(rule)}
         self._relevant = np.array([key in relevant for key in self._layers])
-        self._base: _TileBase | None = None
+        self._margin = self._sorted.margin
+        self._common: _Common | None = None
+        self._around: dict[bytes, Found] = {}
         self._file: Callable[[tuple[int, int], Box], Region] | None = None
 
     # Tiles
@@ -198,58 +226,69 @@ class _Checker:
     def tile(self, tile: TileRecord) -> Found:
         """The violations in a tile and half the streets around it."""
         window, origin = self._window(tile), (tile.x, tile.y)
-        grown = _grown(window, round(FAR * 1e-6 / self._technology.grid.database_unit.si))
+        grown = _grown(window, self._margin)
         pieces = self._hierarchy.pieces(self._all & ~self._personal, grown)
         rows = self._rows(self._personal, grown, origin)
         inside = self._in_lattice(rows)
-        key = [self._hierarchy.key(piece, *origin) for piece in pieces], rows[~inside].tobytes()
-        if self._base is None or self._base.key != key:
+        personal, stray = rows[inside], rows[~inside]
+        key = [self._hierarchy.key(piece, *origin) for piece in pieces], stray.tobytes()
+        if self._common is None or self._common.key != key:
             static = self._moved(self._hierarchy.flatten(pieces, self._all & ~self._personal), origin)
             if np.any(static[:, 0] == len(self._layers)):
                 return self._from_file(window)
-            self._base = self._examined(key, np.concatenate([static, rows[~inside]]), rows[inside])
-        base, personal = self._base, rows[inside]
-        suspects = self._contexts.suspects(base.context, personal)
+            self._common = self._examined(key, static, stray, personal)
+        common = self._common
+        suspects = self._contexts.suspects(common.array.base, personal)
         if suspects is None:
-            suspects = np.ones(len(base.context.number), dtype=np.bool_)
-        suspects |= self._lattice_sites(personal[self._wrong_alone(personal, origin)])
-        found = {name: list(boxes) for name, boxes in base.found.items()}
+            suspects = np.ones(len(self._lattice.origins), dtype=np.bool_)
+        suspects[self._lattice.cut(personal[self._wrong_alone(personal, origin)])[0]] = True
+        found = {name: list(boxes) for name, boxes in common.found.items()}
+        shapes = np.concatenate([common.array.rows, common.around, personal])
         if suspects.any():
             rules = [rule for rule in self._rules if rule not in self._sorted.base and rule not in self._sorted.far]
-            near = self._lattice.near(suspects)
-            shapes = np.concatenate([base.rows, personal])
-            shapes = shapes[self._lattice.meeting(shapes[:, 1:], near)]
-            _merge(found, self._violations(rules, shapes, lambda boxes: self._lattice.meeting(boxes, suspects)))
-        if self._sorted.whole:
-            shapes = np.concatenate([base.rows, personal])
-            _merge(found, self._violations(self._sorted.whole, shapes, lambda boxes: np.ones(len(boxes), np.bool_)))
+            near = self._lattice.meeting(shapes[:, 1:], self._lattice.near(suspects))
+            _merge(found, self._violations(rules, shapes[near], lambda boxes: self._lattice.meeting(boxes, suspects)))
+        _merge(found, self._violations(self._sorted.whole, shapes, _all))
         x, y = origin
         return {n: [(a + x, b + y, c + x, d + y) for a, b, c, d in boxes] for n, boxes in found.items()}
 
-    def _examined(self, key: object, static: Rows, personal: Rows) -> _TileBase:
-        """Check what is not personalised, and what lies around the array, of a tile whose base is new."""
+    def _examined(self, key: object, static: Rows, stray: Rows, personal: Rows) -> _Common:
+        """Check what is not personalised, and what lies around the array, as far as it is new."""
+        beyond = self._leaves_lattice(static[:, 1:], self._margin)
+        meets = self._in_lattice(static)
+        rows = static[meets]
+        array = self._common.array if self._common is not None else None
+        if array is None or not np.array_equal(array.rows, rows):
+            array = self._examined_array(rows)
+        border = personal[self._leaves_lattice(personal[:, 1:], self._margin)]
+        around = np.concatenate([static[beyond], stray, border])
+        known = around.tobytes()
+        if known not in self._around:
+            if len(self._around) >= AROUND_LIMIT:
+                self._around.clear()
+            rules = [rule for rule in self._rules if rule not in self._sorted.far]
+            self._around[known] = self._violations(rules, around, self._leaves_lattice)
+            _merge(self._around[known], self._violations(self._sorted.far, np.concatenate([static, stray]), _all))
+        found = {name: list(boxes) for name, boxes in array.found.items()}
+        _merge(found, self._around[known])
+        return _Common(key, array, np.concatenate([static[~meets], stray]), found)
+
+    def _examined_array(self, rows: Rows) -> _Array:
+        """Check the base masks where the strips stand: cells unlike most, and a few of those that are like most."""
         lattice = self._lattice
-        number, _ = lattice.classes(static)
-        usual = number == np.argmax(np.bincount(number))
-        regular = np.flatnonzero(~lattice.near(~usual))
-        picked = ~usual
-        if len(regular):  # two by two of the usual ones, which show all there is between neighbours
+        number, _ = lattice.classes(rows)
+        picked = number != np.argmax(np.bincount(number))
+        regular = np.flatnonzero(~lattice.near(picked))
+        if len(regular):  # two by two, which show all there is between neighbours
             first = int(regular[0])
             picked[[first, first + 1, first + lattice.shape[1], first + lattice.shape[1] + 1]] = True
-        near = lattice.near(picked)
-        everything = np.concatenate([static, personal])
-        beyond = ~self._in_lattice(everything, wholly=True)
-        shapes = everything[beyond | lattice.meeting(everything[:, 1:], near)]
-
-        def base_counts(boxes: Int[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
-            return np.asarray(lattice.meeting(boxes, picked) | self._leaves_lattice(boxes))
-
-        found = self._violations(self._sorted.base, shapes, base_counts)
-        _merge(found, self._violations(self._sorted.far, everything, lambda boxes: np.ones(len(boxes), np.bool_)))
-        rest = [rule for rule in self._rules if rule not in self._sorted.base and rule not in self._sorted.far]
-        _merge(found, self._violations(rest, shapes, self._leaves_lattice))
-        relevant = static[self._relevant[static[:, 0]]]
-        return _TileBase(key, static, Base(lattice, *lattice.classes(relevant)), found)
+        shapes = rows[lattice.meeting(rows[:, 1:], lattice.near(picked))]
+        found = self._violations(
+            self._sorted.base,
+            shapes,
+            lambda boxes: lattice.meeting(boxes, picked) & ~self._leaves_lattice(boxes),
+        )
+        return _Array(rows, Base(lattice, *lattice.classes(rows[self._relevant[rows[:, 0]]])), found)
 
     def _wrong_alone(self, personal: Rows, origin: tuple[int, int]) -> Bool[np.ndarray, " n"]:
         """Personalised rectangles off the grid, or smaller than an area that they must have."""
@@ -287,8 +326,8 @@ class _Checker:
         ]
         if not windows:
             return {}
-        margin = round(FAR * 1e-6 / self._technology.grid.database_unit.si)
-        rows = np.unique(np.concatenate([self._rows(self._all, _grown(w, margin), (0, 0)) for w in windows]), axis=0)
+        seen = [self._rows(self._all, _grown(window, self._margin), (0, 0)) for window in windows]
+        rows = np.unique(np.concatenate(seen), axis=0)
         areas = np.array(windows)
 
         def beyond(boxes: Int[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
@@ -312,7 +351,7 @@ class _Checker:
                 db.RecursiveShapeIterator(layout, top, layout.layer(*key), db.Box(*box), False)
             )
         read = self._file
-        grown = _grown(window, round(FAR * 1e-6 / self._technology.grid.database_unit.si))
+        grown = _grown(window, self._margin)
         masks = Masks(self._technology, lambda key: read(key, grown))
         return _found(self._rules, masks, lambda boxes: _touch(boxes, np.array(window)))
 
@@ -332,22 +371,20 @@ class _Checker:
         moved: Rows = rows[:, :5] - np.array([0, *origin, *origin], dtype=rows.dtype)
         return moved
 
-    def _in_lattice(self, rows: Rows, *, wholly: bool = False) -> Bool[np.ndarray, " n"]:
-        """Which rectangles meet the cells, or lie wholly in them."""
+    def _in_lattice(self, rows: Rows) -> Bool[np.ndarray, " n"]:
+        """Which rectangles meet the cells."""
         x, y = self._lattice.x, self._lattice.y
-        if wholly:
-            return ~self._leaves_lattice(rows[:, 1:])
         return np.asarray((rows[:, 1] < x[-1]) & (rows[:, 3] > x[0]) & (rows[:, 2] < y[-1]) & (rows[:, 4] > y[0]))
 
-    def _leaves_lattice(self, boxes: Int[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
+    def _leaves_lattice(self, boxes: Int[np.ndarray, "n 4"], margin: int = 0) -> Bool[np.ndarray, " n"]:
+        """Which boxes reach beyond the cells, or closer than a margin to where they end."""
         x, y = self._lattice.x, self._lattice.y
-        return np.asarray((boxes[:, 0] < x[0]) | (boxes[:, 2] > x[-1]) | (boxes[:, 1] < y[0]) | (boxes[:, 3] > y[-1]))
+        low = (boxes[:, 0] < x[0] + margin) | (boxes[:, 1] < y[0] + margin)
+        return np.asarray(low | (boxes[:, 2] > x[-1] - margin) | (boxes[:, 3] > y[-1] - margin))
 
-    def _lattice_sites(self, rows: Rows) -> Bool[np.ndarray, " sites"]:
-        """The cells that rectangles meet."""
-        sites = np.zeros(len(self._lattice.origins), dtype=np.bool_)
-        sites[self._lattice.cut(rows)[0]] = True
-        return sites
+
+def _all(boxes: Int[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
+    return np.ones(len(boxes), dtype=np.bool_)
 
 
 def _found(
