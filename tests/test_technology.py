@@ -109,7 +109,7 @@ def test_the_generic_process_claims_no_foundry() -> None:
             1360 * 8.0 / 0.46 + 2 * 160 + 9 + 15 * (2 * 151 + 7 * 0.56 / 0.5),
             0.0,
         ),
-        ("sg13g2/rppd", 260 * 4.0 / 1.006 + 2 * 35 + 9, 260 * 20.0 / 1.006 + 2 * 35 + 9, 0.11 * 16.0 / 0.96),
+        ("sg13g2/rppd", 260 * 4.0 / 1.006 + 2 * 35 + 9, 260 * 20.0 / 1.006 + 2 * 35 + 9, 0.11 * 16.0 / 0.70),
     ],
 )
 def test_resistance_range(name: str, ohms_short: float, ohms_long: float, silicide_short: float) -> None:
