@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pfmc.bundle import Area, Energy, TileEnergy, WireLoad
-from pfmc.errors import CapacityError, PassError
+from pfmc.errors import PassError
 from pfmc.layout.layout import Layout, tile_extent
 from pfmc.netlist.netlist import Netlist, Tile
 from pfmc.physics import energy
@@ -86,20 +86,26 @@ def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str
 
 
 @dataclass(frozen=True, eq=False)
+class _Noted:
+    """A tile at the technology's voltage: conductance of all devices on each driven row, and what wires would carry."""
+
+    rows: Float[np.ndarray, " rows"]
+    loads: tuple[WireLoad, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Metered:
     """A layout's programme that notes what each tile draws when its devices are asked for.
 
     Attributes:
         vectors: matrix-vector products per inference, by contraction.
-        tiles: what was noted, by tile.
-        loads: the heaviest load of each kind of wire so far.
+        noted: by tile.
     """
 
     layout: Layout
     primitive: CrossbarTile
     vectors: Mapping[str, int]
-    tiles: dict[str, TileEnergy] = field(default_factory=dict)
-    loads: dict[str, WireLoad] = field(default_factory=dict)
+    noted: dict[str, _Noted] = field(default_factory=dict)
 
     @classmethod
     def of(cls, layout: Layout, vectors: Mapping[str, int]) -> Metered:
@@ -107,57 +113,74 @@ class Metered:
         return cls(layout, CrossbarTile.of(layout.technology), vectors)
 
     def devices(self, tile: Tile) -> Programmed:
-        """See :class:`pfmc.layout.layout.Programme`.
-
-        Raises:
-            CapacityError: if a wire would carry more than the technology allows.
-        """
-        programmed = self.layout.programme.devices(tile)
-        technology, vectors = self.layout.technology, self.vectors[tile.node]
+        """See :class:`pfmc.layout.layout.Programme`."""
+        programmed, technology = self.layout.programme.devices(tile), self.layout.technology
         driven = self.primitive.resistance(programmed.lengths[: len(tile.rows)])
         conductance = 1.0 / driven.reshape(len(tile.rows), -1)
-        mean_square = mean_square_voltage(tile, technology)
-        spent = tile_energy(technology, conductance, mean_square, len(tile.columns))
-        per_inference = {name: vectors * joules for name, joules in spent.items()}
-        self.tiles[tile.name] = TileEnergy(name=tile.name, node=tile.node, vectors=vectors, **per_inference)
-        for load in wire_loads(technology, conductance, mean_square):
-            if load.average_a > load.limit_a:
-                raise _overloaded(tile, load)
-            self.loads[load.wire] = max(self.loads.get(load.wire, load), load, key=lambda each: each.average_a)
+        volts = technology.converters.input_voltage.si
+        loads = wire_loads(technology, conductance, mean_square_voltage(tile, volts), volts)
+        self.noted[tile.name] = _Noted(conductance.sum(axis=1), tuple(loads))
         return programmed
 
-    def energies(self) -> list[TileEnergy]:
-        """Of every tile, in the order of the layout; a tile whose devices nobody asked for is looked at now."""
-        for placed in self.layout.tiles:
-            if placed.tile.name not in self.tiles:
-                self.devices(placed.tile)
-        return [self.tiles[placed.tile.name] for placed in self.layout.tiles]
+    def volts(self) -> dict[str, float]:
+        """Full scale on the rows of every tile: the technology's voltage, or what its wires bear on the data.
 
-    def sections(self) -> dict[str, Any]:
+        Tiles that stand side by side share drivers, and so their voltage. A tile whose devices nobody asked for is
+        looked at now.
+        """
+        share: dict[tuple[str, int], float] = {}
+        for placed in self.layout.tiles:
+            tile = placed.tile
+            if tile.name not in self.noted:
+                self.devices(tile)
+            beside = tile.node, tile.rows.start
+            share[beside] = max(share.get(beside, 1.0), *(load.share for load in self.noted[tile.name].loads))
+        full = self.layout.technology.converters.input_voltage.si
+        return {tile.name: full / share[tile.node, tile.rows.start] for tile in self.layout.netlist.tiles}
+
+    def energies(self, volts: Mapping[str, float]) -> list[TileEnergy]:
+        """Of every tile at these voltages, in the order of the layout."""
+        found = []
+        for tile in (placed.tile for placed in self.layout.tiles):
+            rows, mean_square = self.noted[tile.name].rows, mean_square_voltage(tile, volts[tile.name])
+            spent = tile_energy(self.layout.technology, rows[:, None], mean_square, len(tile.columns))
+            vectors = self.vectors[tile.node]
+            per_inference = {name: vectors * joules for name, joules in spent.items()}
+            found.append(TileEnergy(name=tile.name, node=tile.node, vectors=vectors, **per_inference))
+        return found
+
+    def sections(self, volts: Mapping[str, float]) -> dict[str, Any]:
         """The manifest's sections."""
-        energies = self.energies()
         nodes = [node for node, _ in self.layout.netlist.by_node()]
         macs = sum(self.vectors[node.name] * math.prod(node.weight.shape) for node in nodes)
+        full = self.layout.technology.converters.input_voltage.si
+        heaviest: dict[str, WireLoad] = {}
+        for name, noted in self.noted.items():
+            for load in (load.scaled(volts[name] / full) for load in noted.loads):
+                heaviest[load.wire] = max(heaviest.get(load.wire, load), load, key=lambda each: each.average_a)
         return {
-            "energy": total_energy(self.layout.technology, energies, macs),
+            "energy": total_energy(self.layout.technology, self.energies(volts), macs),
             "area": area(self.layout),
-            "wire_loads": tuple(self.loads.values()),
+            "wire_loads": tuple(heaviest.values()),
         }
 
 
-def mean_square_voltage(tile: Tile, technology: Technology) -> Float[np.ndarray, " rows"]:
-    """Of the voltage on each row that the tile's block has, V², on the calibration data.
+def mean_square_voltage(tile: Tile, volts: float) -> Float[np.ndarray, " rows"]:
+    """Of the voltage on each row that the tile's block has, V², on the calibration data; ``volts`` is full scale.
 
     Raises:
         PassError: if the tile was not calibrated.
     """
     if tile.input_range is None or tile.mean_square is None:
         raise PassError("the tile has no input range", f"tile {tile.name}", "the pipeline needs the calibrate pass")
-    return tile.mean_square * (technology.converters.input_voltage.si / tile.input_range.high) ** 2
+    return tile.mean_square * (volts / tile.input_range.high) ** 2
 
 
 def wire_loads(
-    technology: Technology, conductance: Float[np.ndarray, "rows columns"], mean_square: Float[np.ndarray, " rows"]
+    technology: Technology,
+    conductance: Float[np.ndarray, "rows columns"],
+    mean_square: Float[np.ndarray, " rows"],
+    volts: float,
 ) -> list[WireLoad]:
     """The largest current in a row wire, in a column wire and in a via, against the limits of electromigration.
 
@@ -167,7 +190,7 @@ def wire_loads(
     """
     wires, cell = technology.wires, technology.cell
     average = np.sqrt(mean_square)
-    full = np.full_like(average, technology.converters.input_voltage.si)
+    full = np.full_like(average, volts)
     rows, columns = zip(*(energy.wire_current(conductance, each) for each in (average, full)), strict=True)
     vias = [each[:, None] * conductance for each in (average, full)]
     limits = {
@@ -198,15 +221,4 @@ def total_energy(technology: Technology, tiles: Iterable[TileEnergy], macs: int)
         latency_s=sum(vectors.values()) * time,
         read_time_s=time,
         **parts,
-    )
-
-
-def _overloaded(tile: Tile, load: WireLoad) -> CapacityError:
-    name = {"metal1": "a row wire", "metal2": "a column wire", "via1": "a via"}[load.wire]
-    wider = {"metal1": "a wider cell.row_wire_width", "metal2": "a wider cell.column_wire_width", "via1": "larger vias"}
-    return CapacityError(
-        f"{name} would carry {1e3 * load.average_a:.3g} mA (root mean square), electromigration allows"
-        f" {1e3 * load.limit_a:.3g} mA",
-        f"tile {tile.name} of node {tile.node}",
-        f"lower converters.input_voltage {load.share:.3g} times, or {wider[load.wire]}, in the technology",
     )

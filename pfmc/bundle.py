@@ -138,6 +138,11 @@ class WireLoad(Part):
         """How much of the limit is used."""
         return self.average_a / self.limit_a
 
+    def scaled(self, factor: float) -> WireLoad:
+        """The load at another voltage."""
+        currents = {"average_a": factor * self.average_a, "full_scale_a": factor * self.full_scale_a}
+        return self.model_copy(update=currents)
+
 
 class Manifest(Part):
     """manifest.json."""
@@ -286,14 +291,15 @@ class TileRecord(Part):
     x: int
     y: int
     scale_siemens: float
+    input_volts: float
     input_low: float
     input_high: float
     output_low: float
     output_high: float
 
     @classmethod
-    def of(cls, tile: Tile, primitive: str, x: int, y: int) -> TileRecord:
-        """The record of a placed tile with ranges and scale."""
+    def of(cls, tile: Tile, primitive: str, x: int, y: int, volts: float) -> TileRecord:
+        """The record of a placed tile with ranges and scale; ``volts`` is full scale on its rows."""
         if tile.input_range is None or tile.output_range is None:
             raise ArtifactError("the tile has no ranges", f"tile {tile.name}", "the pipeline needs the calibrate pass")
         return cls(
@@ -307,6 +313,7 @@ class TileRecord(Part):
             x=x,
             y=y,
             scale_siemens=tile.scale,
+            input_volts=volts,
             input_low=tile.input_range.low,
             input_high=tile.input_range.high,
             output_low=tile.output_range.low,

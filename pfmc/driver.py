@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from pfmc.bundle import (
     ModelEntry,
     PassEntry,
     Share,
-    TileEnergy,
     TileRecord,
     file_entry,
     new_bundle,
@@ -102,10 +101,11 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
         emission = backend.emit(
             replace(layout, programme=meter), folder, observer.stage("drawing masks", len(layout.tiles))
         )
+        volts = meter.volts()
         written = [
             *emission.files,
             *_model_files(folder, imported),
-            *_shared_files(folder, layout, meter.energies(), imported),
+            *_shared_files(folder, layout, meter, volts, imported),
         ]
         kept = scrambled(dataset, min(RANDOM_SAMPLES, dataset.samples), np.random.default_rng(options.seed))
         save_values(folder / "input_values.npz", kept)
@@ -127,7 +127,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             on_host={n.name: n.reason for n in imported.graph.nodes if isinstance(n, HostNode) and n.reason},
             files=files,
             **_sizes(layout, counts),
-            **meter.sections(),
+            **meter.sections(volts),
         )
         write_manifest(folder, manifest)
     return manifest
@@ -163,14 +163,14 @@ def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
 
 
 def _shared_files(
-    folder: Path, layout: Layout, energies: Sequence[TileEnergy], imported: ImportedModel
+    folder: Path, layout: Layout, meter: Metered, volts: Mapping[str, float], imported: ImportedModel
 ) -> list[tuple[str, str]]:
     """Write what every backend's bundle has: the table of tiles and the host model."""
     primitive = CrossbarTile.of(layout.technology).name
     write_tiles(
         folder / "tiles.parquet",
-        [TileRecord.of(placed.tile, primitive, placed.x, placed.y) for placed in layout.tiles],
-        energies,
+        [TileRecord.of(p.tile, primitive, p.x, p.y, volts[p.tile.name]) for p in layout.tiles],
+        meter.energies(volts),
     )
     mapped = {tile.node for tile in layout.netlist.tiles}
     save_model(host_model(imported.folded, layout.netlist.graph, mapped), folder / "host.onnx")

@@ -76,6 +76,7 @@ def records(chip: Layout) -> list[TileRecord]:
             x=placed.x,
             y=placed.y,
             scale_siemens=1.0,
+            input_volts=0.2,
             **ranges,
         )
         for placed in chip.tiles

@@ -114,6 +114,7 @@ def exact_tiles(
                     x=0,
                     y=0,
                     scale_siemens=scale,
+                    input_volts=0.2,
                     input_low=input_range.low,
                     input_high=input_range.high,
                     output_low=output_range.low,

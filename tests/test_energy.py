@@ -22,7 +22,7 @@ from pfmc_passes.tile import Tile
 from pfmc.api import Bundle, compile, plan
 from pfmc.budget import Metered, read_time, tile_area
 from pfmc.bundle import read_energies, read_manifest
-from pfmc.errors import CapacityError, PassError
+from pfmc.errors import PassError
 from pfmc.layout.layout import Layout
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
@@ -113,37 +113,50 @@ def test_a_tile_draws_what_each_vector_of_the_data_draws(tmp_path: Path, rng: np
     layout, values = placed(tmp_path, rng, technology)
     meter = Metered.of(layout, {"fc1": 1, "fc2": 5})
     programmed = {place.tile.name: meter.devices(place.tile) for place in layout.tiles}
+    volts = meter.volts()
     time = math.log(2) * 11 / (2 * math.pi * 20e6) + 8 * 100e-9
     assert read_time(technology) == pytest.approx(time)
-    for place, spent in zip(layout.tiles, meter.energies(), strict=True):
+    for place, spent in zip(layout.tiles, meter.energies(volts), strict=True):
         tile = place.tile
         given = values["x" if tile.node == "fc1" else "h"][:, tile.rows.start : tile.rows.stop].astype(float)
         assert tile.input_range is not None
-        volts = given * 0.2 / tile.input_range.high
+        voltage = given * 0.2 / tile.input_range.high
         ohms = meter.primitive.resistance(programmed[tile.name].lengths[: len(tile.rows)])
-        watts = np.mean([(v[:, None, None] ** 2 / ohms).sum() for v in volts])
+        watts = np.mean([(v[:, None, None] ** 2 / ohms).sum() for v in voltage])
         vectors = 1 if tile.node == "fc1" else 5
         assert spent.resistive_j == pytest.approx(vectors * watts * time, rel=1e-6)
         conversions = len(tile.rows) * 6e-15 * 1024 + len(tile.columns) * 48e-15 * 1024
         assert spent.converters_j == pytest.approx(vectors * conversions)
-        amperes = np.abs(volts[:, :, None, None] / ohms).sum(axis=(1, 2, 3)).mean()
+        amperes = np.abs(voltage[:, :, None, None] / ohms).sum(axis=(1, 2, 3)).mean()
         assert 0 < (amperes * 1.2 - watts) * time * vectors <= spent.output_stages_j
-    assert Metered.of(layout, meter.vectors).energies() == meter.energies()  # whoever asked for the devices
-    total = meter.sections()["energy"]
-    assert total.per_inference_j == pytest.approx(sum(getattr(e, p) for e in meter.energies() for p in e.parts()))
+    assert set(volts.values()) == {0.2}
+    again = Metered.of(layout, meter.vectors)
+    assert again.energies(again.volts()) == meter.energies(volts)  # whoever asked for the devices
+    total = meter.sections(volts)["energy"]
+    assert total.per_inference_j == pytest.approx(sum(getattr(e, p) for e in meter.energies(volts) for p in e.parts()))
     assert total.latency_s == pytest.approx((1 + 5) * time)
     assert total.per_mac_j == pytest.approx(total.per_inference_j / (6 * 5 + 5 * 3 * 5))
 
 
-def test_an_overloaded_wire_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_where_wires_would_carry_too_much_the_rows_get_less_voltage(tmp_path: Path, rng: np.random.Generator) -> None:
+    """No more and no less than the limit, the same for tiles that share drivers, and the energy follows."""
     technology = small("sg13g2", 4, 3)
     limit = technology.wires.metal2_current_limit.model_copy(update={"value": 0.05})
     narrow = technology.model_copy(
         update={"wires": technology.wires.model_copy(update={"metal2_current_limit": limit})}
     )
     layout, _ = placed(tmp_path, rng, narrow)
-    with pytest.raises(CapacityError, match=r"column wire .* tile t00000 of node fc1, lower converters.input_voltage"):
-        Metered.of(layout, {"fc1": 1, "fc2": 1}).devices(layout.tiles[0].tile)
+    meter = Metered.of(layout, {"fc1": 1, "fc2": 1})
+    volts = meter.volts()
+    assert max(load.share for load in meter.sections(volts)["wire_loads"]) == pytest.approx(1.0)
+    assert 0 < min(volts.values()) < 0.1
+    for place in layout.tiles:
+        beside = [t.name for t in layout.netlist.tiles if (t.node, t.rows) == (place.tile.node, place.tile.rows)]
+        assert len({volts[name] for name in beside}) == 1
+    full = dict.fromkeys(volts, 0.2)
+    for low, high in zip(meter.energies(volts), meter.energies(full), strict=True):
+        assert low.resistive_j == pytest.approx(high.resistive_j * (volts[low.name] / 0.2) ** 2)
+        assert low.converters_j == high.converters_j
 
 
 def test_a_tile_that_was_not_calibrated_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:

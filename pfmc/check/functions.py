@@ -176,16 +176,16 @@ class Crossbars:
         inputs: dict[int, TileRecord] = {}
         for tile in tiles:
             neighbour = inputs.setdefault(tile.row_start, tile)
-            if neighbour.input_range != tile.input_range:
+            if (neighbour.input_range, neighbour.input_volts) != (tile.input_range, tile.input_volts):
                 where = f"tiles {neighbour.name} and {tile.name} of node {name}"
-                raise VerifyError("tiles that share their inputs have different input ranges", where)
+                raise VerifyError("tiles that share their inputs have different input ranges or voltages", where)
             crossbars._set_converters(tile, technology)
         return crossbars
 
     def _set_converters(self, tile: TileRecord, technology: Technology) -> None:
         """Full scale of the output converter is the current at which the partial sum reaches its range."""
         converters = technology.converters
-        full_input, full_output, volts = tile.input_high, tile.output_high, converters.input_voltage.si
+        full_input, full_output, volts = tile.input_high, tile.output_high, tile.input_volts
         full_microamps = 1e6 * full_output * tile.scale_siemens * volts / full_input
         at = tile.row_start // self.microsiemens.shape[1]
         low, high = tile.input_range.codes(int(converters.input_bits.value))
@@ -265,7 +265,7 @@ def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord
             raise VerifyError(f"the tile is not inside the matrix of {rows} x {columns}", where)
         if tile.row_stop - tile.row_start > height:
             raise VerifyError(f"its rows {tile.row_start} to {tile.row_stop} are no block of {height}", where)
-        numbers = (tile.scale_siemens, tile.input_high, tile.output_high)
+        numbers = (tile.scale_siemens, tile.input_volts, tile.input_high, tile.output_high)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
-            raise VerifyError("its scale or a range is not a positive number", where)
+            raise VerifyError("its scale, voltage or a range is not a positive number", where)
     return height
