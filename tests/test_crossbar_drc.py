@@ -11,6 +11,8 @@ import pytest
 from crossbars import layout, small
 from pfmc_backends.crossbar_gdsii import BACKEND
 
+from pfmc.layout.layout import Layout
+
 DECKS = os.environ.get("PFMC_FOUNDRY_DECKS")
 CELLS = ["sg13g2", "sg13g2/slide", "sg13g2/compact", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu"]
 
@@ -20,16 +22,43 @@ pytestmark = [
 ]
 
 
+def judged(chip: Layout, folder: Path) -> tuple[int, str]:
+    """Exit status of the decks' runner on the masks of a layout, and what it says."""
+    BACKEND.emit(chip, folder, lambda _done: None)
+    process = chip.technology.name.partition("/")[0]
+    command = [sys.executable, Path(str(DECKS)) / "drc.py", process, folder / "masks" / "chip.gds"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(run.stdout)
+    return run.returncode, run.stdout + run.stderr
+
+
 @pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CELLS)
 def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
-    chip = layout(small(name, size, size), [(size, size), (size // 2, size - 3)])
-    BACKEND.emit(chip, tmp_path, lambda _done: None)
-    command = [sys.executable, Path(str(DECKS)) / "drc.py", name.partition("/")[0], tmp_path / "masks" / "chip.gds"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(run.stdout)
-    reports = run.stdout.strip().splitlines()
-    assert run.returncode == 0, run.stdout + run.stderr
+    status, said = judged(layout(small(name, size, size), [(size, size), (size // 2, size - 3)]), tmp_path)
+    reports = said.strip().splitlines()
+    assert status == 0, said
     assert len(reports) == 2
     assert all(report.endswith("rule categories, clean") for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "rule"),
+    [
+        ({"strip_pitch": 0.89, "block_overhang": 0.195}, "Sal.c"),
+        ({"row_pitch": 11.03}, "Gat.b"),
+        ({"row_pitch": 11.02, "head_length": 0.42}, "CntB.d"),
+        ({"row_pitch": 11.02, "head_length": 0.42, "contact_distance": 0.19}, "Rhi.d"),
+        ({"strip_pitch": 0.89, "strip_width": 0.49, "contact_width": 0.35}, "Rhi.a"),
+    ],
+)
+def test_a_strip_can_be_no_smaller(smaller: dict[str, float], rule: str, tmp_path: Path) -> None:
+    """The pitch is the foundry's: 10 nm less of what it is made of, and its deck says which rule that breaks."""
+    technology = small("sg13g2", 4, 4)
+    cell = technology.cell
+    changed = {key: getattr(cell, key).model_copy(update={"value": value}) for key, value in smaller.items()}
+    technology = technology.model_copy(update={"cell": cell.model_copy(update=changed)})
+    status, said = judged(layout(technology, [(4, 4)]), tmp_path)
+    assert status == 1
+    assert f"'{rule}'" in said
