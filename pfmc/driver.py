@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pfmc._version import __version__
 from pfmc.backend import Backend, Emission, Progress
@@ -79,7 +80,8 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
     backend = backend_for(options.target)
     technology = load_technology(options.technology or backend.default_technology)
     passes = pipeline(backend, options)
-    with new_bundle(output) as folder:
+    # Tiles' matrices are small: BLAS's threads would only wait for each other.
+    with new_bundle(output) as folder, threadpool_limits(limits=1, user_api="blas"):
         work = folder / ".work"
         work.mkdir()
         observer.stage("reading the model")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from threadpoolctl import threadpool_limits
 
 from pfmc.backend import Backend, Progress, TileAsBuilt
 from pfmc.bundle import read_tiles
@@ -73,5 +74,6 @@ def rebuild(
             yield tile
 
     ideal = {"ideal_converters": ideal_converters, "ideal_wires": ideal_wires}
-    model = as_fabricated(host, records, watched(), technology, **ideal)
+    with threadpool_limits(limits=1, user_api="blas"):  # see compile_model
+        model = as_fabricated(host, records, watched(), technology, **ideal)
     return Rebuilt(model, found, tuple(complaints))
