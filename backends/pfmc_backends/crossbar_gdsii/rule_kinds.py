@@ -165,7 +165,8 @@ def _space(rule: Rule, masks: Masks) -> list[Any]:
     if rule.wide is None:
         return [region.space_check(value, False, metrics, None, run)]
     wide = _opened(region, masks.length(rule.wide))
-    return [region.separation_check(wide, value, False, metrics, None, run)]
+    # Not shielded: the wide metal's edges lie on those of the region, and would hide behind them.
+    return [region.separation_check(wide, value, False, metrics, None, run, None, False)]
 
 
 def _separation(rule: Rule, masks: Masks) -> list[Any]:

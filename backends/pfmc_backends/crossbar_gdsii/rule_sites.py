@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from pfmc.layout.layout import tile_extent
 from pfmc.technology.schema import Technology
 
-Rows = Int[np.ndarray, "n 5"]  # code of the layer, x0, y0, x1, y1
+Rows = Int[np.ndarray, "_ 5"]  # code of the layer, x0, y0, x1, y1
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Lattice:
         margin: between a strip's body and its cell's lower and upper side.
     """
 
-    x: Int[np.ndarray, " columns+1"]
-    y: Int[np.ndarray, " rows+1"]
+    x: Int[np.ndarray, " vertical_cuts"]
+    y: Int[np.ndarray, " horizontal_cuts"]
     pitch: tuple[int, int]
     margin: int
 

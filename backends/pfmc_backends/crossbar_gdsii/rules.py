@@ -274,10 +274,12 @@ class _Checker:
         return _Common(key, array, np.concatenate([static[~meets], stray]), found)
 
     def _examined_array(self, rows: Rows) -> _Array:
-        """Check the base masks where the strips stand: cells unlike most, and a few of those that are like most."""
+        """Check the base masks where the strips stand: cells at the border or unlike most, and a few of the others."""
         lattice = self._lattice
         number, _ = lattice.classes(rows)
+        row, column = np.divmod(np.arange(len(number)), lattice.shape[1])
         picked = number != np.argmax(np.bincount(number))
+        picked |= (row == 0) | (row == lattice.shape[0] - 1) | (column == 0) | (column == lattice.shape[1] - 1)
         regular = np.flatnonzero(~lattice.near(picked))
         if len(regular):  # two by two, which show all there is between neighbours
             first = int(regular[0])
