@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfmc.errors import UsageError
-from pfmc.physics.network import Wires, transfer_adjoint, transfer_matrix
+from pfmc.physics.network import Wires, transfer_adjoint, transfer_matrix, wire_loading
 
 RESISTANCE = st.floats(0.05, 50.0)
 
@@ -152,3 +152,43 @@ def test_impossible_conductances_are_refused(g: np.ndarray) -> None:
 def test_negative_wires_are_refused() -> None:
     with pytest.raises(UsageError, match="row_segment"):
         Wires(-1.0, 1.0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_an_almost_open_segment_leaves_the_rest_exact(double: bool) -> None:
+    g = np.random.default_rng(6).uniform(3e-5, 3e-4, (40, 24))
+    row, column = np.full(g.shape, 0.5), np.full(g.shape, 0.3)
+    row[7, 10] = column[20, 5] = 1e12
+    wires, away = Wires(row, column, 1.0, 1.0, double), np.ones(g.shape, bool)
+    away[7, 10:] = away[20:, 5] = False
+    np.testing.assert_allclose(transfer_matrix(g, wires)[away], nodal(g, wires)[away], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(64, 128), (40, 70), (70, 9)])
+def test_reciprocity_of_large_tiles(shape: tuple[int, int]) -> None:
+    """Drivers and sense nodes may change places: the transposed array with its wires exchanged."""
+    rng = np.random.default_rng(7)
+    g, row, column = 1 / rng.uniform(3e3, 3e4, shape), rng.uniform(0.02, 3, shape), rng.uniform(0.02, 3, shape)
+    there = transfer_matrix(g, Wires(row, column, 1.0, 2.0))
+    np.testing.assert_allclose(there, transfer_matrix(g.T.copy(), Wires(column.T, row.T, 2.0, 1.0)).T, rtol=1e-12)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_dense_nodal_analysis_agrees_at_several_levels_of_blocks(double: bool) -> None:
+    g, wires = 1 / np.random.default_rng(3).uniform(3e3, 3e4, (33, 34)), Wires(0.4, 0.2, 1.0, 1.0, double)
+    np.testing.assert_allclose(transfer_matrix(g, wires), nodal(g, wires), rtol=1e-11)
+
+
+@pytest.mark.parametrize("zero", ["rows", "columns", "both"])
+@pytest.mark.parametrize("double", [False, True])
+def test_zero_is_the_limit_of_small_wires(zero: str, double: bool) -> None:
+    g = np.random.default_rng(9).uniform(3e-5, 3e-4, (9, 20)) * (np.arange(20) != 3)
+    row, column = 0.0 if zero != "columns" else 2.0, 0.0 if zero != "rows" else 2.0
+    found = transfer_matrix(g, Wires(row, column, 0.0, 0.0, double))
+    limit = transfer_matrix(g, Wires(max(row, 1e-10), max(column, 1e-10), 0.0, 0.0, double))
+    np.testing.assert_allclose(found, limit, rtol=1e-11)
+
+
+def test_wire_loading_is_the_longer_wire_against_the_strongest_device() -> None:
+    assert wire_loading(1e-3, Wires(0.1, 0.3, 5.0, 5.0), 10, 40) == pytest.approx(1e-3 * 0.1 * 40)
+    assert wire_loading(1e-3, Wires(0.1, np.array([[0.2], [0.8]]), 5.0, 5.0), 10, 40) == pytest.approx(1e-3 * 0.5 * 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,8 @@ def sparse_lu(g: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n", [64, 128, 256])
 def test_time_of_a_tile(n: int) -> None:
     g = 1 / np.random.default_rng(n).uniform(1e4, 1e6, (n, n))
-    own, W = best(lambda: transfer_matrix(g, WIRES), 5)
+    transfer_matrix(g, WIRES)  # compiles
+    own, W = best(lambda: transfer_matrix(g, WIRES), 20)
     adjoint, _ = best(lambda: transfer_adjoint(g, WIRES, g), 2)
     direct, peer = best(lambda: sparse_lu(g), 1)
     np.testing.assert_allclose(W, peer, rtol=1e-9)
@@ -49,3 +51,19 @@ def test_time_of_a_tile(n: int) -> None:
     nodes, solution = best(lambda: badcrossbar.compute(np.eye(n), 1 / g[::-1], r_i=1.0).currents.output, 1)
     np.testing.assert_allclose(W, np.asarray(solution)[::-1], rtol=1e-9)
     print(f"; badcrossbar {nodes * 1e3:.0f} ms, {nodes / own:.0f} times as long")
+
+
+def test_time_and_memory_of_a_batch() -> None:
+    """Tiles of 64 rows and 64 pairs of columns, as most are; badcrossbar solves the first alone."""
+    badcrossbar = pytest.importorskip("badcrossbar")
+    g = 1 / np.random.default_rng(0).uniform(3e3, 3e4, (16, 64, 128))
+    own, W = best(lambda: transfer_matrix(g, WIRES), 3)
+    adjoint, _ = best(lambda: transfer_adjoint(g, WIRES, g), 1)
+    nodes, solution = best(lambda: badcrossbar.compute(np.eye(64), 1 / g[0, ::-1], r_i=1.0).currents.output, 3)
+    np.testing.assert_allclose(W[0], np.asarray(solution)[::-1], rtol=1e-9)
+    tracemalloc.start()
+    transfer_matrix(g, WIRES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"\n16 tiles of 64 × 128, each: {own / 16 * 1e3:.1f} ms, adjoint {adjoint / 16 * 1e3:.0f} ms", end="")
+    print(f"; badcrossbar {nodes * 1e3:.0f} ms, {nodes / own * 16:.0f} times as long; peak {peak / 2**20:.0f} MiB")
