@@ -19,7 +19,7 @@ from pfmc.backend import Progress
 from pfmc.bundle import TileRecord
 from pfmc.errors import TechnologyError
 from pfmc.layout.layout import tile_extent
-from pfmc.technology.design_rules import SELECTING, Rule, parse_layer
+from pfmc.technology.design_rules import Rule
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
@@ -28,11 +28,11 @@ from pfmc_backends.crossbar_gdsii.read import MASKS
 from pfmc_backends.crossbar_gdsii.rule_contexts import Base, Contexts
 from pfmc_backends.crossbar_gdsii.rule_kinds import Masks, Region, klayout_db, violations
 from pfmc_backends.crossbar_gdsii.rule_sites import Lattice, Rows
+from pfmc_backends.crossbar_gdsii.rule_sorting import SortedRules
 
 PLACES: Final = 5  # of each rule's violations that are told
 TILE_LIMIT: Final = 20  # tiles with violations after which no more are looked at
 AROUND_LIMIT: Final = 64  # different surroundings of arrays that are remembered
-FAR: Final = 2.0  # um: rules that compare larger distances are checked on the whole tile
 
 Found = dict[str, list[Box]]  # violations by rule, on the chip
 
@@ -111,76 +111,17 @@ def check_rules(folder: Path, technology: Technology, tiles: Sequence[TileRecord
     return RuleCheck(len(names), checked, tuple(violated))
 
 
-class _Sorted:
-    """Rules by how they are checked.
-
-    Attributes:
-        base: those that no personalised layer takes part in.
-        far: those of them that compare distances beyond ``FAR``.
-        pairs: those that are checked on pairs of strips.
-        areas: layer and least area, database units, of personalised layers each of whose rectangles shows by itself.
-        whole: others with a personalised layer, checked on the whole tile.
-        reach: the largest distance that ``pairs`` compare.
-        margin: the largest that any compare but those in ``far``.
-    """
-
-    def __init__(self, technology: Technology, masks: Masks) -> None:
-        personal = {layer.key for layer in technology.personalisation_layers}
-        self.base: list[Rule] = []
-        self.far: list[Rule] = []
-        self.pairs: list[Rule] = []
-        self.areas: list[tuple[tuple[int, int], int]] = []
-        self.whole: list[Rule] = []
-        self.layers = sorted({key for rule in technology.design_rules.rules for key in masks.sources(rule)})
-        for rule in technology.design_rules.rules:
-            lengths = [a for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
-            runs = [] if rule.run is None else [rule.run]
-            if not masks.sources(rule) & personal:
-                far = any(amount.si > FAR * 1e-6 for amount in lengths + runs)
-                (self.far if far else self.base).append(rule)
-            elif rule.kind == "area" and self._of_one_layer(rule, masks):
-                assert rule.value is not None
-                self.areas.append((min(masks.sources(rule)), masks.area(rule.value)))
-            elif rule.kind in {"area", "hole_area"} or any(a.si > FAR * 1e-6 for a in lengths):
-                self.whole.append(rule)
-            elif rule.kind != "grid":
-                self.pairs.append(rule)
-        self.reach = self._largest(self.pairs, masks)
-        self.margin = self._largest([*self.base, *self.pairs, *self.whole], masks)
-        for i, rule in enumerate(self.pairs):  # a run may be cut short where gaps shrink, but not below reach
-            if rule.run is not None and masks.length(rule.run) > self.reach:
-                amount = rule.run.model_copy(update={"value": technology.grid.database_unit.si * 1e6 * self.reach})
-                self.pairs[i] = rule.model_copy(update={"run": amount.model_copy(update={"unit": "um"})})
-
-    @staticmethod
-    def _largest(rules: Sequence[Rule], masks: Masks) -> int:
-        """The largest distance that rules compare; database units, on the manufacturing grid."""
-        amounts = [a for rule in rules for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
-        step = masks.grid.step
-        return -(-max((masks.length(amount) for amount in amounts), default=0) // step) * step
-
-    @staticmethod
-    def _of_one_layer(rule: Rule, masks: Masks) -> bool:
-        """Whether the rule's layer is some of the polygons of one layer of the file."""
-        text: str | None = rule.layer
-        while text is not None:
-            first, steps = parse_layer(text)
-            if any(step.operator not in (*SELECTING, "over") for step in steps):
-                return False
-            text = masks.made(first)
-        return True
-
-
 @dataclass(frozen=True, eq=False)
 class _Array:
     """The base masks where the strips stand, and what violates rules there.
 
     Attributes:
         rows: that meet the cells.
+        bases: as each group of rules sees them.
     """
 
     rows: Rows
-    base: Base
+    bases: Sequence[Base]
     found: Found
 
 
@@ -206,16 +147,16 @@ class _Checker:
         self._technology, self._path = technology, path
         self._rules = technology.design_rules.rules
         names = Masks(technology, lambda _: klayout_db().Region())
-        self._sorted = _Sorted(technology, names)
+        self._sorted = SortedRules(technology, names)
         self._layers = self._sorted.layers
         self._hierarchy = Hierarchy(Contents(GdsiiFile(path), self._layers))
         personal = [layer.key for layer in technology.personalisation_layers]
         self._personal = sum(1 << code for code, key in enumerate(self._layers) if key in personal)
         self._all = (1 << len(self._layers) + 1) - 1  # what cannot be read among them
-        self._contexts = Contexts(technology, self._sorted.pairs, self._layers, self._sorted.reach)
         self._lattice = Lattice.of(technology, self._sorted.reach)
-        relevant = {key for rule in self._sorted.pairs for key in names.sources(rule)}
-        self._relevant = np.array([key in relevant for key in self._layers])
+        self._contexts = [Contexts(technology, rules, self._layers, reach) for rules, reach in self._sorted.pairs]
+        relevant = [{key for rule in rules for key in names.sources(rule)} for rules, _ in self._sorted.pairs]
+        self._relevant = [np.array([key in some for key in self._layers]) for some in relevant]
         self._margin = self._sorted.margin
         self._common: _Common | None = None
         self._around: dict[bytes, Found] = {}
@@ -238,17 +179,18 @@ class _Checker:
                 return self._from_file(window)
             self._common = self._examined(key, static, stray, personal)
         common = self._common
-        suspects = self._contexts.suspects(common.array.base, personal)
-        if suspects is None:
-            suspects = np.ones(len(self._lattice.origins), dtype=np.bool_)
+        suspects = np.zeros(len(self._lattice.origins), dtype=np.bool_)
+        for contexts, base, relevant in zip(self._contexts, common.array.bases, self._relevant, strict=True):
+            suspected = contexts.suspects(base, personal[relevant[personal[:, 0]]])
+            suspects |= True if suspected is None else suspected
         suspects[self._lattice.cut(personal[self._wrong_alone(personal, origin)])[0]] = True
         found = {name: list(boxes) for name, boxes in common.found.items()}
-        shapes = np.concatenate([common.array.rows, common.around, personal])
-        if suspects.any():
+        if suspects.any() or self._sorted.whole:
+            shapes = np.concatenate([common.array.rows, common.around, personal])
             rules = [rule for rule in self._rules if rule not in self._sorted.base and rule not in self._sorted.far]
             near = self._lattice.meeting(shapes[:, 1:], self._lattice.near(suspects))
             _merge(found, self._violations(rules, shapes[near], lambda boxes: self._lattice.meeting(boxes, suspects)))
-        _merge(found, self._violations(self._sorted.whole, shapes, _all))
+            _merge(found, self._violations(self._sorted.whole, shapes, _all))
         x, y = origin
         return {n: [(a + x, b + y, c + x, d + y) for a, b, c, d in boxes] for n, boxes in found.items()}
 
@@ -290,7 +232,8 @@ class _Checker:
             shapes,
             lambda boxes: lattice.meeting(boxes, picked) & ~self._leaves_lattice(boxes),
         )
-        return _Array(rows, Base(lattice, *lattice.classes(rows[self._relevant[rows[:, 0]]])), found)
+        bases = [Base(lattice, *lattice.classes(rows[relevant[rows[:, 0]]])) for relevant in self._relevant]
+        return _Array(rows, bases, found)
 
     def _wrong_alone(self, personal: Rows, origin: tuple[int, int]) -> Bool[np.ndarray, " n"]:
         """Personalised rectangles off the grid, or smaller than an area that they must have."""
