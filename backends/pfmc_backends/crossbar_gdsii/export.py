@@ -22,6 +22,7 @@ from pfmc_backends.crossbar_gdsii import gdsii, records
 from pfmc_backends.crossbar_gdsii.emit import DEVICES, MASKS, TIMESTAMP, draw, library_start
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
 from pfmc_backends.crossbar_gdsii.read import read_tiles
+from pfmc_backends.crossbar_gdsii.spice import write_spice
 from pfmc_backends.crossbar_gdsii.table import TableProgramme, TableWriter, read_frame, read_table
 
 FORMATS: Final[Mapping[str, str]] = MappingProxyType(
@@ -29,6 +30,7 @@ FORMATS: Final[Mapping[str, str]] = MappingProxyType(
         "gdsii": "masks of the chip, or of one tile, as GDSII",
         "oasis": "the same as OASIS: a smaller file",
         "devices": "table of devices with their resistances as read back from the masks: .csv or .parquet",
+        "spice": "netlist of the chip, or of one tile, as read back from the masks, with its wires: for ngspice and others",
     }
 )
 
@@ -59,6 +61,8 @@ def export(
             _write_oasis(source / MASKS, partial, tile)
         elif format == "devices":
             _write_devices(source, technology, tiles, chosen, devices or folder / DEVICES, partial)
+        elif format == "spice":
+            write_spice(source, technology, chosen, read_frame(source / DEVICES).title, partial)
         else:
             raise UsageError("no such format", format, f"formats: {', '.join(FORMATS)}")
         partial.replace(path)
