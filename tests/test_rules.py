@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gdstk
 import numpy as np
@@ -19,10 +20,12 @@ from klayout import db
 from pfmc_backends.crossbar_gdsii import BACKEND
 from pfmc_backends.crossbar_gdsii.rule_kinds import Masks, violations
 from pfmc_backends.crossbar_gdsii.rules import TILE_LIMIT, RuleCheck, check_rules
+from pydantic import ValidationError
 
 from pfmc.errors import TechnologyError, UsageError
 from pfmc.layout.layout import Layout
 from pfmc.technology.design_rules import DesignRules
+from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
 TECHNOLOGIES = ("generic", "gf180mcu", "sg13g2", "sg13g2/rppd", "sg13g2/slide")
@@ -309,6 +312,35 @@ def test_without_klayout_or_rules_one_line_says_so(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "klayout", None)
     with pytest.raises(UsageError, match=r"needs KLayout's Python module, pip install"):
         checked(chip, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"rules": [{"kind": "width", "layer": "poly"}]}, "value: a rule of kind width needs it"),
+        (
+            {"rules": [{"kind": "grid", "layer": "poly", "other": "block"}]},
+            "other: a rule of kind grid has none",
+        ),
+        ({"rules": [{"kind": "grid", "layer": "pole"}]}, "rules.0: there is no layer 'pole'"),
+        ({"rules": [{"kind": "grid", "layer": "poly without block"}]}, "rules.0: 'poly without block' is no layer"),
+        ({"rules": [{"kind": "grid", "layer": "poly over inf"}]}, "over takes an area in um2"),
+        ({"layers": {"a": "poly & b", "b": "block"}}, "layers.a: there is no layer 'b'"),
+        ({"layers": {"poly": "poly & block"}}, "layers.poly: poly is a layer of the file"),
+        (
+            {"rules": [{"kind": "area", "layer": "poly", "value": {"value": 1.0, "unit": "um"}}]},
+            "um does not measure what a rule of kind area limits",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_refused(section: dict[str, Any], problem: str) -> None:
+    content = load("generic").model_dump(mode="json")
+    for rule in section.get("rules", ()):
+        rule |= {"name": "mine", "source": "assumption: a test"}
+    content["design_rules"] = section
+    with pytest.raises(ValidationError) as caught:
+        Technology.model_validate(content)
+    assert problem in str(caught.value)
 
 
 # What the decks do not report: two wide wires that are too close (the edges of each hide behind themselves), and

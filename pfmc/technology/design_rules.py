@@ -41,8 +41,8 @@ def parse_layer(text: str) -> tuple[str, tuple[Step, ...]]:
             steps.append(Step(operator))
         elif operator in (*JOINING, "over") and words:
             steps.append(Step(operator, words.pop(0)))
-            if operator == "over":
-                float(steps[-1].operand)
+            if operator == "over" and not 0.0 < float(steps[-1].operand) < 1e6:
+                raise ValueError("over takes an area in um2")
         else:
             raise ValueError(f"{operator!r} is no operator, or nothing follows it")
     return first, tuple(steps)
@@ -100,8 +100,8 @@ class DesignRules(Model):
     others that stand before it, "GatPoly | PolyRes & pSD", from left to right; see :func:`parse_layer`.
     """
 
-    layers: dict[Text, Text] = Field(default={})
-    rules: tuple[Rule, ...] = ()
+    layers: dict[Text, Text] = Field(default={}, max_length=100)
+    rules: tuple[Rule, ...] = Field(default=(), max_length=1000)
 
     def check_names(self, drawn: Container[str]) -> None:
         """See that every layer that rules name is known, when those of the technology are called ``drawn``.
@@ -115,6 +115,8 @@ class DesignRules(Model):
             written += [(f"rules.{i}", "", text) for text in (rule.layer, rule.other) if text]
         for key, name, text in written:
             if not DRAWN.fullmatch(text):
+                if name in drawn:
+                    raise wrong(key, f"{name} is a layer of the file")
                 try:
                     first, steps = parse_layer(text)
                 except ValueError as e:
