@@ -111,9 +111,8 @@ def transfer_matrix(
     W = np.empty(conductance.shape)
     rows, columns = conductance.shape[-2:]
     out = W.reshape(-1, rows, columns)
-    unit = _unit(rows, columns)
-    for tiles, g, row, column in _arrays(conductance, wires, unit):
-        H = _reduce(g, row, column, wires.double_ended, unit)[0]
+    for tiles, g, row, column in _arrays(conductance, wires):
+        H = _reduce(g, row, column, wires.double_ended)[0]
         out[tiles] = _close(H, (rows, columns), row, wires)[0]
     return W
 
@@ -137,11 +136,11 @@ def transfer_adjoint(
     g_bar = np.empty(conductance.shape)
     rows, columns = conductance.shape[-2:]
     out, W_bar = g_bar.reshape(-1, rows, columns), gradient.reshape(-1, rows, columns)
-    for tiles, g, row, column in _arrays(conductance, wires, SIDE):
-        H, tree = _reduce(g, row, column, wires.double_ended, SIDE)
+    for tiles, g, row, column in _arrays(conductance, wires):
+        H, levels, tree = _reduce(g, row, column, wires.double_ended)
         _, inputs, outputs = _close(H, (rows, columns), row, wires)
         H_bar = outputs.mT @ W_bar[tiles].mT @ inputs.mT
-        found = _spread(0.5 * (H_bar + H_bar.mT), tree, (g, row, column), wires.double_ended)
+        found = _spread(0.5 * (H_bar + H_bar.mT), levels, tree, (g, row, column), wires.double_ended)
         out[tiles] = found[:, ::-1][:, :rows, :columns]
     return g_bar
 
@@ -163,7 +162,7 @@ def _check(conductance: Array) -> None:
         raise UsageError("a conductance is negative or not finite, or there is none", "crossbar", "give siemens ≥ 0")
 
 
-def _arrays(conductance: Array, wires: Wires, unit: int) -> Iterator[tuple[slice, Array, Array, Array]]:
+def _arrays(conductance: Array, wires: Wires) -> Iterator[tuple[slice, Array, Array, Array]]:
     """Some tiles after another: which, their conductances, and the segments in front of each crossing.
 
     Arrays are padded with absent devices on wires without resistance to whole blocks; rows count from the top.
@@ -178,6 +177,7 @@ def _arrays(conductance: Array, wires: Wires, unit: int) -> Iterator[tuple[slice
             what = f"{name} has the shape {value.shape}, the conductances {conductance.shape}"
             raise UsageError(what, "wires", "give shapes that fit") from None
     step = max(1, TOGETHER // (rows * columns))
+    unit = _unit(rows, columns, min(step, len(given[0])))
     m, n = (-(-size // unit) * unit for size in (rows, columns))
     for start in range(0, len(given[0]), step):
         tiles = slice(start, start + step)
@@ -189,7 +189,7 @@ def _arrays(conductance: Array, wires: Wires, unit: int) -> Iterator[tuple[slice
         yield tiles, g, row, column
 
 
-def _unit(rows: int, columns: int) -> int:
+def _unit(rows: int, columns: int, tiles: int) -> int:
     """Side of the blocks that are built up equally all over the array.
 
     Large ones need few joins, small ones little padding. The numbers are measured: seconds per crossing^1.5 and per
@@ -198,16 +198,35 @@ def _unit(rows: int, columns: int) -> int:
 
     def cost(unit: int) -> float:
         crossings = (-(-rows // unit) * unit) * (-(-columns // unit) * unit)
-        return float(3e-9 * crossings**1.5 + 5e-5 * crossings / unit**2)
+        return float(3e-9 * tiles * crossings**1.5 + 5e-5 * crossings / unit**2)
 
     return min((4 * SIDE, 2 * SIDE, SIDE), key=cost)
 
 
-def _reduce(g: Array, row: Array, column: Array, right: bool, unit: int) -> tuple[Array, _Tree | None]:
-    """Hybrid matrices of whole tiles, open at the top, and the joins that made them of blocks of unit × unit."""
+def _reduce(g: Array, row: Array, column: Array, right: bool) -> tuple[Array, list[_Join], _Tree | None]:
+    """Hybrid matrices of whole tiles, open at the top; the joins that made equal blocks all over; those of the rest."""
     from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
 
-    return _halves(network_leaves.blocks(g, row, column, unit), unit, right, top=False)
+    H = network_leaves.blocks(g, row, column)
+    tiles, m, n = H.shape[:3]
+    levels: list[_Join] = []
+    side = SIDE
+    while _doubles(side, m, n):
+        square, wide = _Block(side, side), _Block(side, 2 * side)
+        H = H.reshape(tiles * m * n // 2, 2, *H.shape[-2:])
+        H, join = _join(H[:, 0], H[:, 1], square, square, horizontal=True)
+        levels.append(join)
+        H = H.reshape(tiles * m // 2, 2, n // 2, *H.shape[-2:])
+        H, join = _join(H[:, 1], H[:, 0], wide, wide, horizontal=False)
+        levels.append(join)
+        side, m, n = 2 * side, m // 2, n // 2
+    H, tree = _halves(H.reshape(tiles, m, n, *H.shape[-2:]), side, right, top=False)
+    return H, levels, tree
+
+
+def _doubles(side: int, m: int, n: int) -> bool:
+    """Whether m × n blocks are made into half as many of twice the side, as far as `_unit` has padded for."""
+    return side < 4 * SIDE and m % 2 == 0 and n % 2 == 0
 
 
 def _halves(H: Array, side: int, right: bool, top: bool) -> tuple[Array, _Tree | None]:
@@ -333,14 +352,23 @@ def _unjoin(bar: Array, join: _Join) -> tuple[Array, Array]:
     return bars[0], bars[1]
 
 
-def _spread(bar: Array, tree: _Tree | None, arrays: tuple[Array, Array, Array], right: bool) -> Array:
+def _spread(
+    bar: Array, levels: list[_Join], tree: _Tree | None, arrays: tuple[Array, Array, Array], right: bool
+) -> Array:
     """Gradient with respect to the conductances, given that, symmetric, with respect to whole tiles' matrices."""
     from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
 
     tiles, rows, columns = arrays[0].shape
-    bars = np.zeros((tiles, rows // SIDE, columns // SIDE, 4 * SIDE, 4 * SIDE))
+    side = SIDE << len(levels) // 2
+    m, n = rows // side, columns // side
+    bars = np.zeros((tiles, m, n, 4 * side, 4 * side))
     _into_halves(bar, tree, bars, right, top=False)
-    return np.asarray(network_leaves.gradient(*arrays, bars))
+    for horizontal_join, vertical_join in zip(levels[-2::-2], levels[::-2], strict=True):
+        lower, upper = _unjoin(bars.reshape(tiles * m, n, *bars.shape[-2:]), vertical_join)
+        bars = np.stack([upper, lower], axis=1).reshape(-1, *lower.shape[-2:])
+        bars = np.stack(_unjoin(bars, horizontal_join), axis=1)
+        m, n = 2 * m, 2 * n
+    return np.asarray(network_leaves.gradient(*arrays, bars.reshape(tiles, m, n, *bars.shape[-2:])))
 
 
 def _into_halves(bar: Array, tree: _Tree | None, bars: Array, right: bool, top: bool) -> None:
