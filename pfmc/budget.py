@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,16 @@ from jaxtyping import Float
 from pfmc.bundle import Area, Energy, TileEnergy, WireLoad
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout, tile_extent
-from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.netlist.netlist import Netlist, Provision, Tile
 from pfmc.physics import energy
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
 from pfmc.technology.schema import Technology
 
 
-def read_time(technology: Technology) -> float:
+def read_time(technology: Technology, output_bits: int) -> float:
     """Seconds of a matrix-vector product: settling, then the conversions of the columns that share a converter."""
-    periphery, converters = technology.periphery, technology.converters
-    settling = energy.settling_time(periphery.amplifier_bandwidth.si, int(converters.output_bits.value))
+    periphery = technology.periphery
+    settling = energy.settling_time(periphery.amplifier_bandwidth.si, output_bits)
     return settling + periphery.columns_per_adc.value * periphery.adc_time.si
 
 
@@ -31,6 +31,7 @@ def tile_energy(
     conductance: Float[np.ndarray, "rows columns"],
     mean_square: Float[np.ndarray, " rows"],
     columns: int,
+    provision: Provision,
 ) -> dict[str, float]:
     """Joules of one matrix-vector product of one tile, by what takes them.
 
@@ -38,13 +39,14 @@ def tile_energy(
         conductance: of all devices on the driven rows, siemens.
         mean_square: of the rows' voltages, V².
         columns: of the block: those that are converted.
+        provision: its converters.
     """
-    periphery, converters, time = technology.periphery, technology.converters, read_time(technology)
+    periphery, time = technology.periphery, read_time(technology, provision.output_bits)
     rows = len(mean_square)
     array = energy.resistive_power(conductance, mean_square)
     supply = energy.supply_power(conductance, mean_square, periphery.supply_voltage.si)
-    dac = energy.conversion_energy(periphery.dac_energy_per_step.si, int(converters.input_bits.value))
-    adc = energy.conversion_energy(periphery.adc_energy_per_step.si, int(converters.output_bits.value))
+    dac = energy.conversion_energy(periphery.dac_energy_per_step.si, provision.input_bits)
+    adc = energy.conversion_energy(periphery.adc_energy_per_step.si, provision.output_bits)
     return {
         "resistive_j": array * time,
         "output_stages_j": (supply - array) * time,
@@ -54,20 +56,23 @@ def tile_energy(
     }
 
 
-def tile_area(technology: Technology) -> tuple[float, float]:
+def tile_area(technology: Technology, output_bits: int) -> tuple[float, float]:
     """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not."""
     _, _, width, height = tile_extent(technology)
     periphery, tile = technology.periphery, technology.tile
     adcs = -(-int(tile.columns.value) // int(periphery.columns_per_adc.value))
     around = tile.rows.value * periphery.driver_area.si + tile.columns.value * periphery.amplifier_area.si
-    return width * height * technology.grid.database_unit.si**2, around + adcs * periphery.adc_area.si
+    more_bits = output_bits - technology.converters.output_bits.value
+    converter = periphery.adc_area.si * 2.0 ** (more_bits / technology.offer.adc_area_doubling.value)
+    return width * height * technology.grid.database_unit.si**2, around + adcs * converter
 
 
 def area(layout: Layout) -> Area:
     """Of the chip's frame and of what stands around its tiles."""
     technology, to_mm = layout.technology, 1e6
     chip = layout.width * layout.height * technology.grid.database_unit.si**2
-    array, around = (len(layout.tiles) * each for each in tile_area(technology))
+    each = [tile_area(technology, provision_of(placed.tile).output_bits) for placed in layout.tiles]
+    array, around = (sum(part) for part in zip(*each, strict=True))
     return Area(
         array_mm2=array * to_mm,
         streets_mm2=(chip - array) * to_mm,
@@ -143,7 +148,9 @@ class Metered:
         found = []
         for tile in (placed.tile for placed in self.layout.tiles):
             rows, mean_square = self.noted[tile.name].rows, mean_square_voltage(tile, volts[tile.name])
-            spent = tile_energy(self.layout.technology, rows[:, None], mean_square, len(tile.columns))
+            spent = tile_energy(
+                self.layout.technology, rows[:, None], mean_square, len(tile.columns), provision_of(tile)
+            )
             vectors = self.vectors[tile.node]
             per_inference = {name: vectors * joules for name, joules in spent.items()}
             found.append(TileEnergy(name=tile.name, node=tile.node, vectors=vectors, **per_inference))
@@ -159,10 +166,42 @@ class Metered:
             for load in (load.scaled(volts[name] / full) for load in noted.loads):
                 heaviest[load.wire] = max(heaviest.get(load.wire, load), load, key=lambda each: each.average_a)
         return {
-            "energy": total_energy(self.layout.technology, self.energies(volts), macs),
+            "energy": self._energy(volts, macs),
             "area": area(self.layout),
             "wire_loads": tuple(heaviest.values()),
         }
+
+    def _energy(self, volts: Mapping[str, float], macs: int) -> Energy:
+        """The sum of tiles, and the time of an inference.
+
+        Tiles of one contraction work at once; its vectors follow one another, and so do the contractions. What the host
+        does takes no time here.
+        """
+        found = self.energies(volts)
+        parts = {name: sum(getattr(tile, name) for tile in found) for name in TileEnergy.parts()}
+        total = sum(parts.values())
+        times = {
+            tile.node: read_time(self.layout.technology, provision_of(tile).output_bits)
+            for tile in self.layout.netlist.tiles
+        }
+        return Energy(
+            per_inference_j=total,
+            per_mac_j=total / max(macs, 1),
+            latency_s=sum(self.vectors[node] * time for node, time in times.items()),
+            read_time_s=max(times.values()),
+            **parts,
+        )
+
+
+def provision_of(tile: Tile) -> Provision:
+    """What a tile was given.
+
+    Raises:
+        PassError: if it was given nothing.
+    """
+    if tile.provision is None:
+        raise PassError("the tile has no converters", f"tile {tile.name}", "the pipeline needs the provide pass")
+    return tile.provision
 
 
 def mean_square_voltage(tile: Tile, volts: float) -> Float[np.ndarray, " rows"]:
@@ -202,23 +241,3 @@ def wire_loads(
         WireLoad(wire=name, average_a=float(a.max()), full_scale_a=float(f.max()), limit_a=limit)
         for name, ((a, f), limit) in limits.items()
     ]
-
-
-def total_energy(technology: Technology, tiles: Iterable[TileEnergy], macs: int) -> Energy:
-    """The sum of tiles, and the time of an inference.
-
-    Tiles of one contraction work at once; its vectors follow one another, and so do the contractions. What the host
-    does takes no time here.
-    """
-    found = list(tiles)
-    parts = {name: sum(getattr(tile, name) for tile in found) for name in TileEnergy.parts()}
-    total = sum(parts.values())
-    vectors = {tile.node: tile.vectors for tile in found}
-    time = read_time(technology)
-    return Energy(
-        per_inference_j=total,
-        per_mac_j=total / max(macs, 1),
-        latency_s=sum(vectors.values()) * time,
-        read_time_s=time,
-        **parts,
-    )

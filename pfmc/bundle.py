@@ -20,7 +20,7 @@ from pfmc.errors import ArtifactError
 from pfmc.netlist.netlist import Range, Tile
 from pfmc.technology.schema import Technology
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 class Part(BaseModel):
@@ -104,7 +104,10 @@ class TileEnergy(Joules):
 
 
 class Energy(Joules):
-    """The same of the chip, on the calibration data; in ``latency_s`` the host takes no time."""
+    """The same of the chip, on the calibration data.
+
+    In ``latency_s`` the host takes no time; ``read_time_s`` is that of the slowest contraction.
+    """
 
     per_inference_j: float
     per_mac_j: float
@@ -292,6 +295,10 @@ class TileRecord(Part):
     y: int
     scale_siemens: float
     input_volts: float
+    input_bits: int
+    output_bits: int
+    copy_number: int
+    copies: int
     input_low: float
     input_high: float
     output_low: float
@@ -302,6 +309,10 @@ class TileRecord(Part):
         """The record of a placed tile with ranges and scale; ``volts`` is full scale on its rows."""
         if tile.input_range is None or tile.output_range is None:
             raise ArtifactError("the tile has no ranges", f"tile {tile.name}", "the pipeline needs the calibrate pass")
+        if tile.provision is None:
+            raise ArtifactError(
+                "the tile has no converters", f"tile {tile.name}", "the pipeline needs the provide pass"
+            )
         return cls(
             name=tile.name,
             node=tile.node,
@@ -314,6 +325,10 @@ class TileRecord(Part):
             y=y,
             scale_siemens=tile.scale,
             input_volts=volts,
+            input_bits=tile.provision.input_bits,
+            output_bits=tile.provision.output_bits,
+            copy_number=tile.copy,
+            copies=tile.provision.copies,
             input_low=tile.input_range.low,
             input_high=tile.input_range.high,
             output_low=tile.output_range.low,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
@@ -14,7 +14,7 @@ from pfmc.errors import PassError, UsageError
 from pfmc.ir.graph import Graph
 from pfmc.ir.text import render as render_graph
 from pfmc.layout.layout import Layout
-from pfmc.netlist.netlist import Netlist
+from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.netlist.netlist import render as render_netlist
 from pfmc.technology.schema import Technology
 
@@ -32,11 +32,14 @@ class Context:
         technology: who fabricates.
         activations: runs the calibration data through the model and yields, batch by batch, the named values.
         title: names the model by its hash.
+        provisions: chooses what contractions of a calibrated and scaled netlist get; the others get what the technology
+            says.
     """
 
     technology: Technology
     activations: Activations
     title: str
+    provisions: Callable[[Netlist], Mapping[str, Provision]] = lambda _netlist: {}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pfmc.errors import UsageError
 from pfmc.frontend.importer import import_model
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.layout.layout import tile_extent
-from pfmc.netlist.netlist import Netlist
+from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.passmanager import Context
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_pass
@@ -75,7 +75,7 @@ def plan_model(model: Path, technology: str) -> Plan:
     products: Counter[tuple[int, int]] = Counter()
     for tile in netlist.tiles:
         products[len(tile.rows), len(tile.columns)] += vectors[tile.node]
-    latency = sum(vectors.values()) * read_time(loaded)
+    latency = sum(vectors.values()) * read_time(loaded, Provision.standard(loaded).output_bits)
     assumed = "axes of open length are 1 long"
     return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, latency, assumed)
 
@@ -133,7 +133,7 @@ def _plan(
         tiles=tiles,
         devices=devices,
         area_mm2=tiles * (width + street) * (height + street) * unit_mm**2,
-        periphery_mm2=tiles * tile_area(technology)[1] * 1e6,
+        periphery_mm2=tiles * tile_area(technology, Provision.standard(technology).output_bits)[1] * 1e6,
         energy_j=sum(count * _product_energy(technology, *size) for size, count in products.items()),
         latency_s=latency,
         assumed=(
@@ -152,4 +152,4 @@ def _product_energy(technology: Technology, rows: int, columns: int) -> float:
     conductance = np.full((rows, 2 * cell.columns), 1.0 / float(cell.resistance(np.array(cell.length_unused))))
     conductance[:, : 2 * columns] = used
     mean_square = np.full(rows, (INPUT * technology.converters.input_voltage.si) ** 2)
-    return sum(tile_energy(technology, conductance, mean_square, columns).values())
+    return sum(tile_energy(technology, conductance, mean_square, columns, Provision.standard(technology)).values())

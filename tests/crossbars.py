@@ -77,6 +77,10 @@ def records(chip: Layout) -> list[TileRecord]:
             y=placed.y,
             scale_siemens=1.0,
             input_volts=0.2,
+            input_bits=10,
+            output_bits=10,
+            copy_number=0,
+            copies=1,
             **ranges,
         )
         for placed in chip.tiles

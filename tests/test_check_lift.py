@@ -115,6 +115,10 @@ def exact_tiles(
                     y=0,
                     scale_siemens=scale,
                     input_volts=0.2,
+                    input_bits=10,
+                    output_bits=10,
+                    copy_number=0,
+                    copies=1,
                     input_low=input_range.low,
                     input_high=input_range.high,
                     output_low=output_range.low,
@@ -514,7 +518,7 @@ def chip(mlp: Mlp, technology: Technology) -> tuple[Path, list[TileRecord], list
 @pytest.mark.parametrize(
     ("update", "words"),
     [
-        ({"input_low": 0.0}, "different input ranges"),
+        ({"input_low": 0.0}, "driven differently"),
         ({"row_start": 3}, "no block"),
         ({"column_stop": 12}, "not inside"),
         ({"output_high": 0.0, "output_low": 0.0}, "not a positive number"),

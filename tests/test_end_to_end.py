@@ -237,3 +237,23 @@ def test_a_mask_that_is_no_mask_though_the_manifest_says_so_is_an_error(copy: pf
     write_manifest(copy.path, copy.manifest.model_copy(update={"files": files}))
     with pytest.raises(ArtifactError, match=r"chip\.gds"):
         copy.verify()
+
+
+def test_copies_are_built_read_back_and_averaged(tmp_path: Path) -> None:
+    """Three of each tile: the same function, from three times the devices; one copy that is spoilt counts a third."""
+    bundle = compiled("digits_mlp", tmp_path / "chip", options={"provide.copies": 3})
+    test = SAMPLES / "digits_mlp" / "test.npz"
+    verdict = bundle.verify(test)
+    assert verdict.passed
+    assert (bundle.manifest.tiles, verdict.devices_read_back) == (6, 3 * 9472)
+    library = gdstk.read_gds(bundle.path / "masks" / "chip.gds")
+    errors = []
+    for spoilt in ("t00000", "t00001", "t00002"):  # every strip of one more copy has the value of an unused one
+        unused = max(cell.name for cell in library.cells if cell.name.startswith("r"))
+        references = [r for r in library[spoilt].references if r.cell_name.startswith("r")]
+        library[spoilt].remove(*references)
+        library[spoilt].add(*(gdstk.Reference(library[unused], r.origin) for r in references))
+        library.write_gds(bundle.path / "masks" / "chip.gds")
+        output = bundle.verify(test, accept_modified=True).outputs["logits"]
+        errors.append(output.relative_error)
+    assert 0.02 < errors[0] < errors[1] < errors[2]

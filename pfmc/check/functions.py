@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.errors import VerifyError
+from pfmc.netlist.netlist import Range
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.technology.schema import Technology
 
@@ -24,11 +25,11 @@ OPERATOR: Final = "MatrixVector"
 TOGETHER: Final = 16  # tiles that are solved in one call: past that nothing is won, and memory grows
 
 # Shapes: x is (…, rows). A row block is what the rows of one tile see, T entries of x, the last block padded by zeros;
-# B = number of vectors, R = number of row blocks. Everything is (R, B, ·) between the two converters, so the number of
-# operators does not depend on the number of tiles.
+# B = number of vectors, R = number of row blocks, those of the copies behind each other. All is (R, B, ·) between
+# the two converters, so the number of operators does not depend on the number of tiles.
 _FUNCTION: Final = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
-{operator} <rows, columns, padding, blocks> ({inputs}) => (y)
+{operator} <rows, columns, padding, blocks, copies> ({inputs}) => (y)
 {{
     vectors = Flatten <axis = -1> (x)
     padding = Constant <value_ints: ints = @padding> ()
@@ -36,8 +37,10 @@ _FUNCTION: Final = """
     blocks = Constant <value_ints: ints = @blocks> ()
     split = Reshape (padded, blocks)
     by_block = Transpose <perm = [1, 0, 2]> (split)
+    copies = Constant <value_ints: ints = @copies> ()
+    for_copies = Tile (by_block, copies)
 
-    input_exact = Div (by_block, input_step)
+    input_exact = Div (for_copies, input_step)
     {input_converter}
     voltage = Mul (input_code, volts_per_code)
 
@@ -130,10 +133,12 @@ class Crossbars:
     Attributes:
         name: of the contraction.
         rows: of its matrix.
+        copies: of every tile; each has row blocks of its own.
     """
 
     name: str
     rows: int
+    copies: int
     input_step: Float[np.ndarray, "blocks 1 1"]
     input_code_low: Float[np.ndarray, "blocks 1 1"]
     input_code_high: Float[np.ndarray, "blocks 1 1"]
@@ -152,7 +157,8 @@ class Crossbars:
             VerifyError: if the tiles do not fit the matrix or each other.
         """
         height = _block_height(name, rows, columns, tiles)
-        blocks = -(-rows // height)
+        copies = _copies(name, tiles)
+        blocks = copies * -(-rows // height)
 
         def per_block(value: float) -> Float[np.ndarray, "blocks 1 1"]:
             return np.full((blocks, 1, 1), value, dtype=np.float32)
@@ -163,6 +169,7 @@ class Crossbars:
         crossbars = cls(
             name=name,
             rows=rows,
+            copies=copies,
             input_step=per_block(1),
             input_code_low=per_block(0),
             input_code_high=per_block(0),
@@ -176,36 +183,45 @@ class Crossbars:
         inputs: dict[int, TileRecord] = {}
         for tile in tiles:
             neighbour = inputs.setdefault(tile.row_start, tile)
-            if (neighbour.input_range, neighbour.input_volts) != (tile.input_range, tile.input_volts):
+            if _drive(neighbour) != _drive(tile):
                 where = f"tiles {neighbour.name} and {tile.name} of node {name}"
-                raise VerifyError("tiles that share their inputs have different input ranges or voltages", where)
-            crossbars._set_converters(tile, technology)
+                raise VerifyError("tiles that share their inputs are driven differently", where)
+            crossbars._set_converters(tile)
         return crossbars
 
-    def _set_converters(self, tile: TileRecord, technology: Technology) -> None:
+    def _set_converters(self, tile: TileRecord) -> None:
         """Full scale of the output converter is the current at which the partial sum reaches its range."""
-        converters = technology.converters
         full_input, full_output, volts = tile.input_high, tile.output_high, tile.input_volts
         full_microamps = 1e6 * full_output * tile.scale_siemens * volts / full_input
-        at = tile.row_start // self.microsiemens.shape[1]
-        low, high = tile.input_range.codes(int(converters.input_bits.value))
+        at = self.block_of(tile)
+        low, high = tile.input_range.codes(tile.input_bits)
         self.input_code_low[at], self.input_code_high[at] = low, high
         self.input_step[at], self.volts_per_code[at] = full_input / high, volts / high
         columns = at, 0, slice(tile.column_start, tile.column_stop)
-        low, high = tile.output_range.codes(int(converters.output_bits.value))
+        low, high = tile.output_range.codes(tile.output_bits)
         self.output_code_low[columns], self.output_code_high[columns] = low, high
-        self.microamps_per_code[columns], self.units_per_code[columns] = full_microamps / high, full_output / high
+        self.microamps_per_code[columns], self.units_per_code[columns] = (
+            full_microamps / high,
+            full_output / high / self.copies,
+        )
+
+    def block_of(self, tile: TileRecord) -> int:
+        """Which row block a tile is in."""
+        blocks, height, _ = self.microsiemens.shape
+        return int(tile.copy_number * (blocks // self.copies) + tile.row_start // height)
 
     def place(self, tile: TileRecord, siemens: Float[np.ndarray, "rows columns"]) -> None:
         """Put in what the devices of a tile compute together: its effective matrix, whole."""
         rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
-        at = tile.row_start // self.microsiemens.shape[1]
+        at = self.block_of(tile)
         self.microsiemens[at, :rows, tile.column_start : tile.column_stop] = 1e6 * siemens[:rows, :columns]
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of the call: how x is padded and split."""
         blocks, height, _ = self.microsiemens.shape
-        return {"padding": [0, 0, 0, blocks * height - self.rows], "blocks": [-1, blocks, height]}
+        split = blocks // self.copies
+        padding = [0, 0, 0, split * height - self.rows]
+        return {"padding": padding, "blocks": [-1, split, height], "copies": [self.copies, 1, 1]}
 
     def tensors(self, *, ideal_converters: bool) -> Iterator[onnx.TensorProto]:
         """The function's inputs after x, named "contraction/name"."""
@@ -249,6 +265,25 @@ def _solved(
         conductance = 1.0 / np.stack([built.resistance for _, built in tiles])
         siemens = effective_matrix(conductance, IDEAL if ideal_wires else tiles[0][1].wires)
         yield from zip((tile for tile, _ in tiles), siemens, strict=True)
+
+
+def _drive(tile: TileRecord) -> tuple[Range, float, int]:
+    """What tiles beside each other have in common."""
+    return tile.input_range, tile.input_volts, tile.input_bits
+
+
+def _copies(name: str, tiles: Sequence[TileRecord]) -> int:
+    """How often every tile is built.
+
+    Raises:
+        VerifyError: if that is not the same for all, or a bit or copy cannot be.
+    """
+    copies = tiles[0].copies
+    for tile in tiles:
+        bits = min(tile.input_bits, tile.output_bits), max(tile.input_bits, tile.output_bits)
+        if tile.copies != copies or not 0 <= tile.copy_number < copies or not 2 <= bits[0] <= bits[1] <= 24:
+            raise VerifyError("its bits or copies cannot be", f"tile {tile.name} of node {name}")
+    return copies
 
 
 def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord]) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import Graph, MatrixVector
+from pfmc.technology.schema import Technology
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,24 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Provision:
+    """What a contraction gets: bits of the converters at its rows and columns, and copies of every tile.
+
+    Copies see the same inputs, and their results are averaged: what differs from device to device averages out.
+    """
+
+    input_bits: int
+    output_bits: int
+    copies: int = 1
+
+    @classmethod
+    def standard(cls, technology: Technology) -> Provision:
+        """The technology's converters, and no copies."""
+        converters = technology.converters
+        return cls(int(converters.input_bits.value), int(converters.output_bits.value))
+
+
+@dataclass(frozen=True)
 class Tile:
     """One block of one matrix on one tile; what it computes is added to the node's output on the host.
 
@@ -50,6 +69,8 @@ class Tile:
         output_range: of the tile's partial sums, in the model's units.
         mean_square: of each row's input, in the square of the model's units.
         scale: siemens per unit of weight.
+        provision: of its contraction.
+        copy: number of this copy.
         compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
     """
 
@@ -62,11 +83,13 @@ class Tile:
     mean_square: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     scale: float = math.nan
     compensated: bool = False
+    provision: Provision | None = None
+    copy: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Netlist:
-    """The graph and its tiles, ordered by node, then row block, then column block."""
+    """The graph and its tiles, ordered by node, then row block, column block and copy."""
 
     graph: Graph
     tiles: tuple[Tile, ...]
@@ -101,7 +124,7 @@ class Netlist:
         """
         shapes = {node.name: (node.matrix.rows, node.matrix.columns) for node in self.graph.matrices()}
         seen: set[str] = set()
-        starts: set[tuple[str, int, int]] = set()
+        starts: set[tuple[str, int, int, int]] = set()
         for tile in self.tiles:
             where = f"tile {tile.name}"
             if tile.name in seen:
@@ -113,9 +136,10 @@ class Netlist:
                 0 <= tile.rows.start < tile.rows.stop <= rows and 0 <= tile.columns.start < tile.columns.stop <= columns
             ):
                 raise PassError("the tile lies outside its matrix", where)
-            if (tile.node, tile.rows.start, tile.columns.start) in starts:
+            start = tile.node, tile.rows.start, tile.columns.start, tile.copy
+            if start in starts:
                 raise PassError("two tiles begin at the same place of a matrix", where)
-            starts.add((tile.node, tile.rows.start, tile.columns.start))
+            starts.add(start)
             seen.add(tile.name)
 
 
@@ -136,4 +160,9 @@ def _tile(tile: Tile) -> str:
         text += f" output {tile.output_range.low:.4g}..{tile.output_range.high:.4g}"
     if not math.isnan(tile.scale):
         text += f" scale {tile.scale:.4g} S"
-    return text + " compensated" if tile.compensated else text
+    if tile.compensated:
+        text += " compensated"
+    if tile.provision is not None:
+        text += f" bits {tile.provision.input_bits}/{tile.provision.output_bits}"
+        text += f" copy {tile.copy + 1}/{tile.provision.copies}" if tile.provision.copies > 1 else ""
+    return text

@@ -218,6 +218,17 @@ class Periphery(Model):
     columns_per_adc: Count
 
 
+class Offer(Model):
+    """What can be chosen contraction by contraction to reach an accuracy that a user asks for."""
+
+    input_bits_min: Bits
+    input_bits_max: Bits
+    output_bits_min: Bits
+    output_bits_max: Bits
+    adc_area_doubling: Bits  # so many bits more double the area of an analog-to-digital converter
+    copies_max: Count  # of a tile, side by side: their results are averaged
+
+
 class Chip(Model):
     """How tiles stand on the chip, each in a closed ring of substrate contacts; signals cross it above metal 1."""
 
@@ -247,6 +258,7 @@ class Technology(Model):
     tile: TileSize
     converters: Converters
     periphery: Periphery
+    offer: Offer
     variation: Variation
     chip: Chip
     design_rules: DesignRules = DesignRules()
