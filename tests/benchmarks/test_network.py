@@ -66,6 +66,5 @@ def test_time_and_memory_of_a_batch() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     print(f"\n16 tiles of 64 × 128, each: {own / 16 * 1e3:.1f} ms, adjoint {adjoint / 16 * 1e3:.0f} ms", end="")
-    print(
-        f"; badcrossbar {nodes * 1e3:.0f} ms, {nodes / own * 16:.0f} times as long; peak of NumPy's arrays {peak / 2**20:.0f} MiB"
-    )
+    print(f"; badcrossbar {nodes * 1e3:.0f} ms, {nodes / own * 16:.0f} times as long", end="")
+    print(f"; peak of NumPy's arrays {peak / 2**20:.0f} MiB")
