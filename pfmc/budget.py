@@ -56,22 +56,23 @@ def tile_energy(
     }
 
 
-def tile_area(technology: Technology, output_bits: int) -> tuple[float, float]:
+def tile_area(technology: Technology, provision: Provision) -> tuple[float, float]:
     """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not."""
     _, _, width, height = tile_extent(technology)
-    periphery, tile = technology.periphery, technology.tile
+    periphery, tile, usual = technology.periphery, technology.tile, Provision.standard(technology)
+    doubling = technology.offer.converter_area_doubling.value
+    driver = periphery.driver_area.si * 2.0 ** ((provision.input_bits - usual.input_bits) / doubling)
+    adc = periphery.adc_area.si * 2.0 ** ((provision.output_bits - usual.output_bits) / doubling)
     adcs = -(-int(tile.columns.value) // int(periphery.columns_per_adc.value))
-    around = tile.rows.value * periphery.driver_area.si + tile.columns.value * periphery.amplifier_area.si
-    more_bits = output_bits - technology.converters.output_bits.value
-    converter = periphery.adc_area.si * 2.0 ** (more_bits / technology.offer.adc_area_doubling.value)
-    return width * height * technology.grid.database_unit.si**2, around + adcs * converter
+    around = tile.rows.value * driver + tile.columns.value * periphery.amplifier_area.si + adcs * adc
+    return width * height * technology.grid.database_unit.si**2, around
 
 
 def area(layout: Layout) -> Area:
     """Of the chip's frame and of what stands around its tiles."""
     technology, to_mm = layout.technology, 1e6
     chip = layout.width * layout.height * technology.grid.database_unit.si**2
-    each = [tile_area(technology, provision_of(placed.tile).output_bits) for placed in layout.tiles]
+    each = [tile_area(technology, provision_of(placed.tile)) for placed in layout.tiles]
     array, around = (sum(part) for part in zip(*each, strict=True))
     return Area(
         array_mm2=array * to_mm,

@@ -133,7 +133,7 @@ def _plan(
         tiles=tiles,
         devices=devices,
         area_mm2=tiles * (width + street) * (height + street) * unit_mm**2,
-        periphery_mm2=tiles * tile_area(technology, Provision.standard(technology).output_bits)[1] * 1e6,
+        periphery_mm2=tiles * tile_area(technology, Provision.standard(technology))[1] * 1e6,
         energy_j=sum(count * _product_energy(technology, *size) for size, count in products.items()),
         latency_s=latency,
         assumed=(

@@ -25,6 +25,7 @@ from pfmc.budget import Metered, read_time, tile_area
 from pfmc.bundle import read_energies, read_manifest
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout
+from pfmc.netlist.netlist import Provision
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
 from pfmc.report.terminal import metric
@@ -168,11 +169,13 @@ def test_a_tile_that_was_not_calibrated_is_refused(tmp_path: Path, rng: np.rando
 
 
 def test_area_by_hand() -> None:
-    array, around = tile_area(small("sg13g2", 64, 60), 10)
+    array, around = tile_area(small("sg13g2", 64, 60), Provision(10, 10))
     width = (120 - 1) * 0.9 + 0.5 + 2 * 0.25
     height = 63 * 11.04 + 10 + 2 * (0.43 + 0.20)
     assert array == pytest.approx(width * height * 1e-12)
     assert around == pytest.approx((64 * 2800 + 60 * 1500) * 1e-12 + 8 * 0.098e-6)  # 7.5 converters do not exist
+    _, finer = tile_area(small("sg13g2", 64, 60), Provision(10, 12))
+    assert finer - around == pytest.approx(8 * 0.098e-6)  # two more bits double it
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,7 @@ class Offer(Model):
     input_bits_max: Bits
     output_bits_min: Bits
     output_bits_max: Bits
-    adc_area_doubling: Bits  # so many bits more double the area of an analog-to-digital converter
+    converter_area_doubling: Bits  # so many bits more double the area of a converter
     copies_max: Count  # of a tile, side by side: their results are averaged
 
 
