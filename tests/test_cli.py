@@ -58,7 +58,7 @@ def test_the_manifest_has_what_outside_tools_count_on(bundle: Path) -> None:
     assert manifest["parameters"]["mapped"] == 64 * 64 + 64 * 10
     assert manifest["macs"]["mapped"] == 64 * 64 + 64 * 10
     assert manifest["devices"] == 2 * manifest["parameters"]["mapped"]
-    assert manifest["personalisation_layers"] == ["28/0"]
+    assert manifest["personalisation_layers"] == ["28/0", "128/0"]
     assert {"masks/chip.gds", "host.onnx", "tiles.parquet"} <= {entry["path"] for entry in manifest["files"]}
 
 

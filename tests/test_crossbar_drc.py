@@ -1,12 +1,15 @@
-"""The foundries' own rule decks on chips with random devices: wires, pins, labels, frame and marks included."""
+"""The foundries' own decks on chips with random devices: wires, pins, labels, rings, frame and marks included."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from crossbars import layout, small
 from pfmc_backends.crossbar_gdsii import BACKEND
@@ -41,6 +44,45 @@ def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     assert status == 0, said
     assert len(reports) == 2
     assert all(report.endswith("rule categories, clean") for report in reports)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name.startswith("sg13g2")])
+def test_the_foundrys_extractor_finds_every_strip_as_programmed(name: str, tmp_path: Path) -> None:
+    """Its layout-versus-schematic deck, up to the netlist: model, length, wires at both ends, and the ring as body."""
+    technology = small(name, 2, 2)
+    chip = layout(technology, [(2, 2)])
+    BACKEND.emit(chip, tmp_path, lambda _done: None)
+    (tmp_path / "none.cir").write_text(".subckt none\n.ends\n")
+    runner = importlib.util.spec_from_file_location("drc", Path(str(DECKS)) / "drc.py")
+    assert runner is not None and runner.loader is not None
+    drc = importlib.util.module_from_spec(runner)
+    runner.loader.exec_module(drc)
+    options = {
+        "input": tmp_path / "masks" / "chip.gds",
+        "topcell": chip.tiles[0].tile.name,
+        "schematic": tmp_path / "none.cir",
+        "report": tmp_path / "report",
+        "log": tmp_path / "log",
+        "target_netlist": tmp_path / "found.cir",
+        "run_mode": "flat",
+        "net_only": "true",
+    }
+    command = ["-b", "-zz", "-r", f"{DECKS}/sg13g2/lvs/sg13g2.lvs"]
+    for key, value in options.items():
+        command += ["-rd", f"{key}={value}"]
+    drc.klayout(command, tmp_path)
+    line = re.compile(r"^R\S+ (\w+) (\w+) sub (\w+) w=(\S+)u l=(\S+)u ", re.MULTILINE)
+    found = {}
+    for one, other, *device in line.findall((tmp_path / "found.cir").read_text()):
+        row, column = sorted((one, other), reverse=True)
+        if row.startswith("row"):  # in a chain, not what lies beyond the tap
+            found[row, column] = (device[0], *map(float, device[1:]))
+    lengths = chip.programme.devices(chip.tiles[0].tile).lengths
+    width = technology.cell.strip_width.value
+    assert found == {
+        (f"row{r}", f"col{c}{'pn'[p]}"): (technology.resistor.name, width, lengths[r, c, p] / 1000)
+        for r, c, p in np.ndindex(lengths.shape)
+    }
 
 
 @pytest.mark.parametrize(

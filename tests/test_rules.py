@@ -128,7 +128,7 @@ WRONG = [
     ("sg13g2", moving("strip", "Cont", TOP, 0.005), "CntB.a"),
     ("sg13g2", moving("strip", "Cont", BOTTOM, -0.005), "CntB.d"),
     ("sg13g2", moving("strip", "Cont", LEFT, 0.03), "CntB.a1"),
-    ("sg13g2", both(moving("strip", "GatPoly", LEFT, 0.005), moving("strip", "PolyRes", LEFT, 0.005)), "Rhi.a"),
+    ("sg13g2", both(moving("strip", "GatPoly", LEFT, 0.005), moving("r", "PolyRes", LEFT, 0.005)), "Rhi.a"),
     ("sg13g2", moving("strip", "GatPoly", TOP, 0.01), "Gat.b"),
     ("sg13g2", moving("strip", "Via1", LEFT, -0.005), "V1.a"),
     ("sg13g2", moving("strip", "Metal1", LEFT, 0.005), "CntB.h1"),

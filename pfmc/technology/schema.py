@@ -55,7 +55,7 @@ class Layers(Model):
     poly: Layer  # the resistor strip
     contact: Layer  # from metal 1 to the strip's ends; personalised where it slides
     block: Layer  # keeps silicide off: personalised but where taps are
-    marker: Layer  # tells the foundry's extractor where a resistor is; not a mask
+    marker: Layer  # tells the foundry's extractor where a resistor is: where the block is; not a mask
     metal1: Layer  # row wires
     metal2: Layer  # column wires
     via1: Layer  # personalised where taps are
@@ -148,7 +148,6 @@ class Cell(Model):
     window_start: Length | None = None  # family "window": the window's lower edge above the start of the body
     window_length: Length | None = None  # family "taps": of silicide between two bodies
     block_overhang: Length  # of the block beyond the strip, at both sides
-    marker_covers: Literal["body", "block"]  # a fixed marker, or one that follows the block
     contact_width: Length
     contact_height: Length
     contact_distance: Length  # from the body's ends
@@ -272,8 +271,8 @@ class Technology(Model):
     @property
     def personalisation_layers(self) -> tuple[Layer, ...]:
         """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
-        follows = self.cell.marker_covers == "block" and self.cell.family != "taps"
-        return (*self.personalisation_masks, self.layers.marker) if follows else self.personalisation_masks
+        fixed = self.cell.family == "taps"
+        return self.personalisation_masks if fixed else (*self.personalisation_masks, self.layers.marker)
 
     @model_validator(mode="after")
     def _rules_know_their_layers(self) -> Self:

@@ -51,8 +51,6 @@ def strip_shapes(technology: Technology) -> Iterator[Rectangle]:
         yield _centred(technology, layers.metal1, cell.pad_width, pad, pad + units(cell.pad_height))
         if cell.family != "slide":
             yield _upper_contact(technology, end)
-    if cell.marker_covers == "body":
-        yield _centred(technology, layers.marker, cell.strip_width, 0, body)
 
 
 def value_shapes(technology: Technology, length: int) -> Iterator[Rectangle]:
@@ -80,13 +78,12 @@ def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
 
 
 def _blocks(technology: Technology, parts: list[tuple[int, int]]) -> Iterator[Rectangle]:
-    """The block over parts of a strip, and the marker where it follows it."""
+    """The block over parts of a strip, and the marker."""
     layers, cell, units = technology.layers, technology.cell, technology.grid.units
     half_width = units(cell.strip_width) // 2 + units(cell.block_overhang)
     for low, high in parts:
         yield Rectangle(layers.block, -half_width, low, half_width, high)
-        if cell.marker_covers == "block":
-            yield _centred(technology, layers.marker, cell.strip_width, low, high)
+        yield _centred(technology, layers.marker, cell.strip_width, low, high)
 
 
 def array_shapes(technology: Technology) -> Iterator[Rectangle]:
