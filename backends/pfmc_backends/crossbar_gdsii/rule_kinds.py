@@ -25,7 +25,7 @@ def klayout_db() -> ModuleType:
         from klayout import db  # noqa: PLC0415 - optional, and large
     except ImportError:
         raise UsageError(
-            "the rule check needs KLayout's Python module", None, "pip install 'pfmc[check]', or klayout"
+            "this check needs KLayout's Python module", None, "pip install 'pfmc[check]', or klayout"
         ) from None
     return db
 
