@@ -6,19 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import fresnel
 
 from pfmc.errors import UsageError
 from pfmc.physics.diffraction import (
     Grid,
+    cosines,
     gaussian_modes,
     overlap,
     power,
     propagate,
     propagate_adjoint,
     spot_centres,
+    transform,
+    transform_back,
 )
 from pfmc.physics.volume import (
     Volume,
+    check_validity,
     cotangent,
     linearise,
     propagate_volume,
@@ -121,3 +126,156 @@ def test_wrong_shapes_are_one_clear_line() -> None:
         gaussian_modes(np.array([[30e-6, 0.0]]), 3e-6, GLASS)
     with pytest.raises(UsageError, match="steps is 0"):
         replace(SMALL, steps=0)
+
+
+def test_slit_in_closed_form() -> None:
+    """Fresnel diffraction (Goodman, Introduction to Fourier Optics, section 4.5.1) behind a slit of 40 µm."""
+    grid, z, half = Grid(1, 8192, 0.1e-6, 1e-6, 1.45), 300e-6, 20e-6
+    x = grid.pixel * (np.arange(grid.columns) - (grid.columns - 1) / 2)
+    found = propagate(np.asarray(np.abs(x) < half, dtype=complex)[None], grid, z)[0]
+    edges = [fresnel(np.sqrt(2 * grid.index / grid.wavelength / z) * (x + side)) for side in (half, -half)]
+    (s1, c1), (s2, c2) = edges
+    intensity = ((c1 - c2) ** 2 + (s1 - s2) ** 2) / 2
+    near = np.abs(x) < 40e-6
+    assert relative(np.abs(found[near]) ** 2, intensity[near]) < 1e-2
+
+
+@pytest.mark.parametrize("order", [6, 13, 18])
+def test_thick_grating_has_kogelniks_efficiency(order: int) -> None:
+    """Kogelnik, Bell Syst. Tech. J. 48, 2909, 1969, equation 45, at Bragg angles of 9°, 21° and 29° in the glass.
+
+    Without the obliquity factor the phase would be 13 % short at 29°.
+    """
+    count, pixel, contrast, depth = 128, 0.2e-6, 2e-3, 150e-6
+    volume = Volume(1, 1, count, pixel, depth, 1e-6, 1.45, samples=1, steps=300, padding=0.0, absorbing=False)
+    sine = order / (count * pixel) * volume.wavelength / volume.index
+    phase = 2 * np.pi * order * np.arange(count) / count
+    behind = propagate_volume(np.exp(-1j * phase)[None], contrast * np.cos(2 * phase)[None, None], volume)
+    efficiency = np.abs(np.fft.fft(behind[0])[order] / count) ** 2
+    expected = np.sin(np.pi * contrast * depth / volume.wavelength / np.sqrt(1 - sine**2)) ** 2
+    assert efficiency == pytest.approx(expected, rel=1e-2)
+
+
+def test_homogeneous_change_at_an_angle() -> None:
+    """A plane wave at 29° has the phase of the exact k_z in the medium; without obliquity it is 0.18 rad off."""
+    count, order, depth = 128, 18, 100e-6
+    volume = Volume(1, 1, count, 0.2e-6, depth, 1e-6, 1.45, samples=1, steps=200, padding=0.0, absorbing=False)
+    wave = np.exp(2j * np.pi * order * np.arange(count) / count)[None]
+    ratio = (propagate_volume(wave, np.full((1, 1, count), 2e-3), volume) / wave)[0, 0]
+    k, across = 2 * np.pi * 1.452 / 1e-6, 2 * np.pi * order / (count * 0.2e-6)
+    assert np.angle(ratio * np.exp(-1j * depth * np.sqrt(k**2 - across**2))) == pytest.approx(0, abs=1e-3)
+    assert abs(ratio) == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("depth", [100e-6, 300e-6])
+def test_gradient_index_lens(depth: float) -> None:
+    """Δn = −n g² r² / 2 takes the beam parameter through the matrix (cos gz, sin gz / g; −g sin gz, cos gz)."""
+    volume = Volume(1, 48, 48, 1e-6, depth, 1e-6, 1.45, samples=1, steps=40, padding=16e-6)
+    grid, g, waist = volume.grid, 5200.0, 8e-6
+    y = 1e-6 * (np.arange(48) - 23.5)
+    lens = -volume.index * g**2 / 2 * (y[:, None] ** 2 + y**2)
+    found = propagate_volume(gaussian_modes(np.zeros((1, 2)), waist, grid), lens[None], volume)
+    q0 = -0.5j * grid.wavenumber * waist**2
+    q = (np.cos(g * depth) * q0 + np.sin(g * depth) / g) / (-g * np.sin(g * depth) * q0 + np.cos(g * depth))
+    r = grid.pixel * (np.arange(grid.rows) - (grid.rows - 1) / 2)
+    beam = np.exp(0.5j * grid.wavenumber * (r[:, None] ** 2 + r**2) / q)[None]
+    beam = beam / np.sqrt(power(beam, grid))[0]
+    assert abs(overlap(beam, found, grid)[0, 0]) > 0.995
+
+
+def helmholtz(field: np.ndarray, delta_n: np.ndarray, volume: Volume) -> np.ndarray:
+    """Both directions of the scalar Helmholtz equation, as one of first order in (E, dE/dz), steps of λ/16n."""
+    grid = volume.grid
+    kept = cosines(grid) >= 0.5
+    cosine = np.where(kept, cosines(grid), 1.0)
+    kz = grid.wavenumber * cosine
+    electric = transform(field) * kept / np.sqrt(cosine)
+    slope = 1j * kz * electric
+    for layer in sampled_index(delta_n, volume):
+        count = int(np.ceil(16 * volume.layer * volume.index / volume.wavelength))
+        h = volume.layer / count
+        disturbance = (2 * np.pi / volume.wavelength) ** 2 * h * ((grid.index + layer) ** 2 - grid.index**2)
+        c, s = np.cos(kz * h / 2), np.sin(kz * h / 2)
+        for _ in range(count):
+            electric, slope = c * electric + s / kz * slope, c * slope - kz * s * electric
+            slope = slope - kept * transform(disturbance * transform_back(electric))
+            electric, slope = c * electric + s / kz * slope, c * slope - kz * s * electric
+    return np.asarray(transform_back(kept * np.sqrt(cosine) * (electric + slope / (1j * kz)) / 2))
+
+
+def strips(contrast: float, steps: int) -> tuple[Volume, np.ndarray, np.ndarray]:
+    """A volume that is the same along y, the middle of it written, and two beams; 5 layers of 20 µm.
+
+    Its voxels have sharp edges, which scatter up to 60°: steps must be short enough not to couple to those waves.
+    """
+    volume = Volume(5, 1, 64, 2e-6, 20e-6, 1e-6, 1.45, samples=6, steps=steps, padding=0.0, absorbing=False)
+    delta_n = np.zeros(volume.shape)
+    delta_n[..., 16:48] = index_map(replace(volume, columns=32), contrast)
+    x = volume.grid.pixel * (np.arange(volume.grid.columns) - (volume.grid.columns - 1) / 2)
+    beams = np.exp(-np.square((x - np.array([[0.0], [10e-6]])) / 2e-6))
+    return volume, delta_n, np.repeat(beams[:, None, :], volume.grid.rows, axis=1).astype(complex)
+
+
+@pytest.mark.parametrize(("contrast", "steps", "error"), [(5e-3, 40, 2e-3), (2e-2, 40, 1e-2)])
+def test_against_the_whole_helmholtz_equation(contrast: float, steps: int, error: float) -> None:
+    volume, delta_n, beams = strips(contrast, steps)
+    expected = helmholtz(beams, delta_n, volume)
+    assert relative(propagate_volume(beams, 0 * delta_n, volume), expected) > 20 * error  # the voxels matter
+    assert relative(propagate_volume(beams, delta_n, volume), expected) < error
+
+
+def test_refinement_converges() -> None:
+    """Halving steps and pixels changes the transfer matrix less and less; the default is within 1 %."""
+    found = []
+    base = Volume(4, 10, 10, 2e-6, 40e-6, 1e-6, 1.45, spread=1e-6, padding=16e-6)
+    for volume in (base, replace(base, samples=4, steps=8), replace(base, samples=6, steps=24)):
+        modes = gaussian_modes(spot_centres(2, 2, 8e-6), 2.5e-6, volume.grid)
+        found.append(transfer_matrix(index_map(base), modes, modes, volume))
+    errors = [relative(f, found[-1]) for f in found[:-1]]
+    assert errors[0] < 1e-2
+    assert errors[1] < errors[0] / 2
+
+
+def test_single_precision_and_torch() -> None:
+    inputs, outputs = small_modes()
+    delta_n = index_map(SMALL)
+    expected = transfer_matrix(delta_n, inputs, outputs, SMALL)
+    single = [delta_n.astype(np.float32), inputs.astype(np.complex64), outputs.astype(np.complex64)]
+    found = transfer_matrix(*single, SMALL)
+    assert found.dtype == np.complex64
+    assert relative(found, expected) < 1e-5
+    torch = pytest.importorskip("torch")
+    tensors = [torch.asarray(a) for a in (delta_n, inputs, outputs)]
+    assert relative(transfer_matrix(*tensors, SMALL).numpy(), expected) < 1e-12
+    gradient = noise(6, 3, 4)
+    there = cotangent(linearise(*tensors, SMALL), torch.asarray(gradient)).numpy()
+    assert relative(there, cotangent(linearise(delta_n, inputs, outputs, SMALL), gradient)) < 1e-12
+
+
+def test_torchoptics_sends_light_to_the_same_place() -> None:
+    torch = pytest.importorskip("torch")
+    torchoptics = pytest.importorskip("torchoptics")
+    grid = replace(GLASS, wavelength=1e-6)
+    start = gaussian_modes(np.array([[0.0, 0.0], [4e-6, -6e-6]]), 3e-6, grid)
+    peer = torchoptics.Field(torch.asarray(start), grid.wavelength / grid.index, 0, grid.pixel)
+    expected = peer.propagate_to_z(60e-6, propagation_method="ASM").data.numpy()
+    assert relative(propagate(start, grid, 60e-6), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "index_change", "aperture", "complaint"),
+    [
+        ({}, 2.5e-3, 1.4, "60°"),
+        ({}, 2.5e-3, 0.8, "4 samples"),
+        ({}, 0.1, 0.3, "reflections"),
+        ({"steps": 1}, 2.5e-3, 0.3, "1 steps.*give 4"),
+        ({"steps": 2}, 2.5e-3, 0.1, "2 steps.*give 3"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(
+    change: dict[str, int], index_change: float, aperture: float, complaint: str
+) -> None:
+    volume = Volume(20, 32, 32, 2e-6, 40e-6, 1e-6, 1.45)
+    check_validity(volume, 2.5e-3, 0.3)
+    with pytest.raises(UsageError, match=complaint):
+        check_validity(replace(volume, **change), index_change, aperture)

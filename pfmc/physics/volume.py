@@ -35,6 +35,9 @@ from pfmc.physics.diffraction import Grid, cosines, like, overlap, slab, transfo
 
 STEEPEST = 0.5  # cosine of the steepest wave that is followed
 ABSORPTION = 4.0  # attenuation at the edge of the grid times the width of the padding: a wave at 22° leaves 1/1000
+LARGEST_CHANGE = 0.02  # of the index, relative: second order and reflections then stay under about 1 %
+LARGEST_KICK = 0.25  # radians: a step's phase
+LARGEST_DRIFT = 2.0  # radians by which the steepest wave lags behind the axial one in a step
 BATCH = 8  # fields that are transformed together: they stay in the cache; measured
 
 
@@ -96,14 +99,49 @@ class Volume:
         return size
 
     @property
-    def depth(self) -> float:
-        """Metres."""
-        return self.layers * self.layer
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         """Of an index map."""
         return (self.layers, self.rows, self.columns)
+
+
+def check_validity(volume: Volume, index_change: float, aperture: float) -> None:
+    """Refuse what the propagation cannot compute to about 1 %.
+
+    Args:
+        volume: the block, and how finely it is computed.
+        index_change: largest |Δn| of a voxel.
+        aperture: largest numerical aperture n·sinθ of the light inside, from the axis.
+
+    Raises:
+        UsageError: waves too steep for the one-way equation or for the samples, an index change that is not small, or
+            steps too long for the index change or for the steepest wave. (Kicks a distance h apart also couple, like a
+            grating, to waves at 1 − cosθ = λ / (n h): shorter steps too if the voxels are sharp enough to reach those.)
+    """
+    sine, steepest = aperture / volume.index, math.sqrt(1 - STEEPEST**2)
+    if not 0 < sine <= steepest:
+        raise UsageError(
+            f"a numerical aperture of {aperture:.3g}", "volume", f"keep it under {steepest * volume.index:.3g} (60°)"
+        )
+    if aperture > volume.grid.aperture:
+        needed = math.ceil(2 * volume.voxel * aperture / volume.wavelength)
+        raise UsageError(
+            f"{volume.samples} samples per voxel carry a numerical aperture of {volume.grid.aperture:.3g} only",
+            "volume",
+            f"{aperture:.3g} needs {needed} samples",
+        )
+    if not 0 <= index_change <= LARGEST_CHANGE * volume.index:
+        raise UsageError(
+            f"an index change of {index_change:.3g}",
+            "volume",
+            f"reflections are not computed: keep it under {LARGEST_CHANGE * volume.index:.3g}",
+        )
+    wavenumber = volume.grid.wavenumber
+    kick = wavenumber * index_change / volume.index * volume.layer / LARGEST_KICK
+    drift = wavenumber * (1 - math.sqrt(1 - sine**2)) * volume.layer / LARGEST_DRIFT
+    if max(kick, drift) > volume.steps:
+        raise UsageError(
+            f"{volume.steps} steps for a layer of {volume.layer:.3g} m", "volume", f"give {math.ceil(max(kick, drift))}"
+        )
 
 
 def sampled_index(
