@@ -20,6 +20,7 @@ from pfmc.observer import Observer, Silent
 from pfmc.planning import Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
 from pfmc.report.page import write_report
+from pfmc.sizing import Requirement
 from pfmc.verifier import VerifyOptions, verify_bundle
 
 
@@ -125,6 +126,8 @@ def compile(
     technology: str | Path | None = None,
     calibration: str | Path | None = None,
     options: Mapping[str, object] | None = None,
+    max_relative_error: float | None = None,
+    min_agreement: float | None = None,
     seed: int = 0,
     observer: Observer | None = None,
 ) -> Bundle:
@@ -137,6 +140,8 @@ def compile(
         technology: name of an installed one, or a TOML file; None: the target's default.
         calibration: npz file that sets the converters' ranges; None: random inputs drawn from ``seed``.
         options: of passes, as ``{"tile.rows": 32}``.
+        max_relative_error, min_agreement: choose each contraction's converters and copies of its tiles, with the
+            smallest area, so that chips as made and trimmed reach it on average on the calibration data.
         seed: of random inputs.
         observer: is told about progress.
 
@@ -152,6 +157,7 @@ def compile(
         technology=None if technology is None else str(technology),
         calibration=None if calibration is None else Path(calibration),
         settings=settings,
+        requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
     )
     manifest = compile_model(Path(model), Path(output), compile_options, observer or Silent())

@@ -147,6 +147,37 @@ class WireLoad(Part):
         return self.model_copy(update=currents)
 
 
+class SizingEntry(Part):
+    """What one contraction got, what it costs, and what it adds to the relative error of the output by prediction.
+
+    ``area_mm2``: of its tiles and what stands around them; ``least_area_mm2``: with the least that is offered.
+    """
+
+    node: str
+    input_bits: int
+    output_bits: int
+    copies: int
+    area_mm2: float
+    least_area_mm2: float
+    relative_error: float
+
+
+class Sizing(Part):
+    """What was asked for, and what is reached on the calibration data.
+
+    By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; the agreement is
+    less by one standard error.
+    """
+
+    asked_relative_error: float | None
+    asked_agreement: float | None
+    relative_error: float
+    agreement: float
+    chips: int
+    samples: int
+    contractions: tuple[SizingEntry, ...]
+
+
 class Manifest(Part):
     """manifest.json."""
 
@@ -167,6 +198,7 @@ class Manifest(Part):
     energy: Energy
     area: Area
     wire_loads: tuple[WireLoad, ...]
+    sizing: Sizing | None = None
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
     on_host: dict[str, str]

@@ -25,6 +25,7 @@ from pfmc.driver import (
 from pfmc.errors import PfmcError, UsageError
 from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
+from pfmc.sizing import Requirement
 from pfmc.technology import loader
 from pfmc.verifier import VerifyOptions, verify_bundle
 
@@ -84,6 +85,15 @@ def compile_command(
     print_after: Annotated[
         list[str] | None, typer.Option(help="Print what a pass made, on stderr.", metavar="PASS")
     ] = None,
+    max_relative_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose converters and copies of tiles so that made chips reach it on the calibration data.", min=0.0
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Likewise: share of the same decisions.", min=0.0, max=1.0)
+    ] = None,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -95,6 +105,7 @@ def compile_command(
         settings=_settings(settings or []),
         add_passes=tuple(add_pass or ()),
         print_after=tuple(print_after or ()),
+        requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
     )
     with Watch() as watch:

@@ -23,6 +23,7 @@ from pfmc.bundle import (
     ModelEntry,
     PassEntry,
     Share,
+    Sizing,
     TileRecord,
     file_entry,
     new_bundle,
@@ -38,13 +39,15 @@ from pfmc.errors import ArtifactError, UsageError
 from pfmc.frontend.activations import recorder
 from pfmc.frontend.counts import Counts, count
 from pfmc.frontend.importer import ImportedModel, import_model
-from pfmc.frontend.runtime import BATCH
+from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.ir.graph import HostNode
 from pfmc.layout.layout import Layout
+from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.passmanager import Context, Pass, render, run_pipeline, with_options
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_backend, load_pass
+from pfmc.sizing import Bench, Requirement, sized
 from pfmc.technology.loader import load as load_technology
 from pfmc.technology.schema import Technology
 
@@ -60,6 +63,7 @@ class CompileOptions:
         settings: pass name → option → text.
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
+        requirement: an accuracy that converters and copies are chosen for; None: what the technology says, no copies.
     """
 
     target: str = "crossbar"
@@ -68,6 +72,7 @@ class CompileOptions:
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     add_passes: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
+    requirement: Requirement | None = None
     seed: int = 0
 
 
@@ -97,7 +102,20 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
                 observer.show(f"; after {step.name}\n{render(result)}")
             observer.stage(f"{step.name} done")
 
-        context = Context(technology, recorder(imported, dataset, BATCH), title=f"pfmc {imported.sha256[:16]}")
+        sizings: list[Sizing] = []
+
+        def provisions(netlist: Netlist) -> Mapping[str, Provision]:
+            if options.requirement is None:
+                return {}
+            host = work / "host.onnx"
+            save_model(host_model(imported.folded, netlist.graph, {tile.node for tile in netlist.tiles}), host)
+            bench = Bench.of(technology, netlist, host, dataset, Runtime(model), options.seed)
+            chosen, sizing = sized(bench, options.requirement, observer)
+            sizings.append(sizing)
+            return chosen
+
+        title = f"pfmc {imported.sha256[:16]}"
+        context = Context(technology, recorder(imported, dataset, BATCH), title, provisions)
         layout = run_pipeline(passes, imported.graph, context, after=after)
         meter = Metered.of(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
         emission = backend.emit(
@@ -130,6 +148,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             files=files,
             **_sizes(layout, counts),
             **meter.sections(volts),
+            sizing=sizings[0] if sizings else None,
         )
         write_manifest(folder, manifest)
     return manifest

@@ -323,6 +323,7 @@ def _brought_to_opset_min(model: onnx.ModelProto, path: Path) -> onnx.ModelProto
 
 
 def opset_of(model: onnx.ModelProto) -> int:
+    """Of the standard operators."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 

@@ -19,6 +19,7 @@ PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k"
 def show_manifest(manifest: Manifest, folder: Path) -> None:
     """What a compile made."""
     rows = manifest_facts(manifest)
+    rows += sizing_facts(manifest)
     rows.append(("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"))
     if manifest.calibration.data == "random":
         rows.append(("calibration", "random inputs: give --calibration for ranges and energy that fit real data"))
@@ -44,6 +45,23 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("masks that differ", ", ".join(manifest.personalisation_masks)),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
+
+
+def sizing_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What was chosen to reach an accuracy, contraction by contraction, and what it cost."""
+    sizing = manifest.sizing
+    if sizing is None:
+        return []
+    asked = [] if sizing.asked_relative_error is None else [f"relative error ≤ {sizing.asked_relative_error:.3g}"]
+    asked += [] if sizing.asked_agreement is None else [f"agreement ≥ {sizing.asked_agreement:.4g}"]
+    reached = f"{sizing.relative_error:.3g} and {sizing.agreement:.4g} on {sizing.samples} calibration samples"
+    rows = [("asked for", f"{', '.join(asked)}: chips as made and trimmed reach {reached}")]
+    for entry in sizing.contractions:
+        copies = "1 copy" if entry.copies == 1 else f"{entry.copies} copies"
+        bits = f"{entry.input_bits} bits in, {entry.output_bits} out, {copies}"
+        area = f"{entry.area_mm2:.3g} mm² (at least {entry.least_area_mm2:.3g})"
+        rows.append((f"  {printable(entry.node)}", f"{bits}: {area}, adds {entry.relative_error:.2%}"))
+    return rows
 
 
 def show_verification(verification: Verification) -> None:

@@ -1,0 +1,232 @@
+"""A chip as it is made, not as it is drawn: one model for all chips, and the numbers that differ from chip to chip."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from pfmc.backend import TileAsBuilt
+from pfmc.bundle import TileRecord
+from pfmc.check.functions import MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector
+from pfmc.check.lift import Names, add_physics, open_host, opset_of, save_model
+from pfmc.data import Dataset
+from pfmc.frontend.runtime import BATCH, Runtime
+from pfmc.physics.crossbar import IDEAL, effective_matrix
+from pfmc.physics.network import Wires
+from pfmc.physics.variation import Chip, TemperatureLaw, Variation, draw_chip, thermal_noise
+from pfmc.primitives.variation import DrawnTile, made_wires, readout_gain, temperature_law
+from pfmc.technology.schema import Technology
+
+PERIOD = 251  # vectors after which the noise of a reading comes again; a prime, so that it falls on other places
+
+
+@dataclass(frozen=True, eq=False)
+class MadeCrossbars:
+    """What differs from chip to chip in the tiles of one contraction, side by side as in :class:`Crossbars`.
+
+    Attributes:
+        microsiemens: what the array computes, gains of converters and read-out included.
+        offset, noise: of the current at a column's converter, microamperes; noise is a root mean square.
+        gain, added: of the trim, after the converters: a factor, and a number in the model's units.
+    """
+
+    microsiemens: Float[np.ndarray, "blocks height columns"]
+    offset: Float[np.ndarray, "blocks 1 columns"]
+    noise: Float[np.ndarray, "blocks 1 columns"]
+    gain: Float[np.ndarray, "blocks 1 columns"]
+    added: Float[np.ndarray, "blocks 1 columns"]
+
+    @classmethod
+    def drawn(cls, crossbars: Crossbars) -> MadeCrossbars:
+        """Without any difference; no devices yet."""
+        zeros = np.zeros(crossbars.units_per_code.shape)
+        return cls(np.zeros(crossbars.microsiemens.shape), zeros, zeros.copy(), zeros + 1.0, zeros.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class MadeModel:
+    """The as-fabricated model whose conductances, offsets and noise are inputs, ready to run as any chip.
+
+    Attributes:
+        crossbars: of each contraction, converters only.
+        names: of the function's inputs, by contraction.
+    """
+
+    runtime: Runtime
+    crossbars: Mapping[str, Crossbars]
+    names: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def of(
+        cls, host: Path, tiles: Sequence[TileRecord], technology: Technology, *, ideal_converters: bool
+    ) -> tuple[MadeModel, Runtime]:
+        """The model, and one that gives what each contraction reads, its outputs in the order of the contractions.
+
+        Raises:
+            ArtifactError: if the host model cannot be read.
+            VerifyError: if tiles and host do not belong together.
+        """
+        model, calls, crossbars = open_host(host, tiles, technology)
+        graph, names = model.graph, Names(model.graph)
+        inputs = input_names(ideal_converters=ideal_converters)
+        found: dict[str, dict[str, str]] = {}
+        for name, part in crossbars.items():
+            add_physics(graph, calls[name], part, names, ideal_converters)
+            zeros = np.zeros(part.units_per_code.shape, dtype=np.float32)
+            for key, values in zip(MADE_INPUTS, (zeros, zeros[0, 0]), strict=True):
+                calls[name].input.append(names.new(f"{name}/{key}"))
+                graph.initializer.append(numpy_helper.from_array(values, calls[name].input[-1]))
+            found[name] = dict(zip((*inputs, *MADE_INPUTS), calls[name].input[1:], strict=True))
+        model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters, made=True))
+        for chosen in found.values():
+            for key in ("microsiemens", "units_per_code", *MADE_INPUTS):
+                # An initialiser that is an input too may be given at each run.
+                shape = [None] if key == "units_offset" else [None] * 3
+                graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
+        made = cls(_runtime(model), crossbars, found)
+        del graph.output[:]
+        for name in crossbars:
+            value = names.new(f"{name}/read")
+            graph.node.append(helper.make_node("Identity", [calls[name].input[0]], [value]))
+            graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
+        return made, _runtime(model)
+
+    def run(
+        self, chip: Mapping[str, MadeCrossbars], dataset: Dataset, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """All outputs of a chip; the generator draws the noise of its readings."""
+        return self.runtime.run(self.given(chip, dataset, rng), BATCH)
+
+    def given(self, chip: Mapping[str, MadeCrossbars], dataset: Dataset, rng: np.random.Generator) -> Dataset:
+        """The inputs of a chip: the model's, and the numbers that make it this chip."""
+        values: dict[str, np.ndarray] = {}
+        for name, made in chip.items():
+            keys, crossbars = self.names[name], self.crossbars[name]
+            blocks, _, columns = made.noise.shape
+            noise = rng.standard_normal((blocks, PERIOD, columns), dtype=np.float32)
+            values[keys["microsiemens"]] = made.microsiemens.astype(np.float32)
+            values[keys["units_per_code"]] = (made.gain * crossbars.units_per_code).astype(np.float32)
+            values[keys["microamps_error"]] = made.offset.astype(np.float32) + made.noise.astype(np.float32) * noise
+            values[keys["units_offset"]] = made.added.sum(axis=(0, 1)).astype(np.float32)
+        return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
+
+
+def _runtime(model: ModelProto) -> Runtime:
+    with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
+        path = Path(work) / "made.onnx"
+        save_model(model, path)
+        return Runtime(path)
+
+
+@dataclass(frozen=True, eq=False)
+class ChipMaker:
+    """Makes chips: draws what differs, and solves the network of every tile.
+
+    Attributes:
+        crossbars: of each contraction, converters only.
+        records, tiles, wires: of every tile, in the order of the table; tiles whose wires are the same object are
+            solved together.
+        law: what temperature does.
+        seed: chip number k is always the same, whatever else is made.
+    """
+
+    technology: Technology
+    crossbars: Mapping[str, Crossbars]
+    records: Sequence[TileRecord]
+    tiles: Sequence[DrawnTile]
+    wires: Sequence[Wires]
+    law: TemperatureLaw
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        technology: Technology,
+        crossbars: Mapping[str, Crossbars],
+        records: Sequence[TileRecord],
+        built: Iterable[TileAsBuilt],
+        *,
+        seed: int,
+        ideal_wires: bool,
+    ) -> ChipMaker:
+        """The maker of a chip whose tiles the files have so; the middle of all tiles is the middle of the chip."""
+        cell, size, unit = technology.cell, technology.tile, technology.grid.database_unit.si
+        extent = 2 * size.columns.value * cell.strip_pitch.si, size.rows.value * cell.row_pitch.si
+        corners = np.array([(record.x, record.y) for record in records]) * unit
+        middle = (corners.min(axis=0) + corners.max(axis=0) + extent) / 2
+        tiles, wires = [], []
+        for (x, y), tile in zip((corners - middle).tolist(), built, strict=True):
+            tiles.append(DrawnTile.of(technology, tile.resistance, tile.length, tile.width, (x, y)))
+            wires.append(IDEAL if ideal_wires else tile.wires)
+        return cls(technology, crossbars, records, tiles, wires, temperature_law(technology), seed)
+
+    def generator(self, chip: int, part: int) -> np.random.Generator:
+        """The generator of a part of a chip: that of tile ``part``, or of what is no tile where it is negative."""
+        return np.random.default_rng([self.seed, chip, part + 2])
+
+    @property
+    def still(self) -> Variation:
+        """No difference."""
+        return Variation(temperature_low=self.law.reference, temperature_high=self.law.reference)
+
+    def chip(self, number: int, variation: Variation, node: str | None = None) -> dict[str, MadeCrossbars]:
+        """What chip ``number`` computes, by contraction; only the one of name ``node`` where there is one.
+
+        A tile of a chip is the same whether the others are made or not, and what differs is drawn from the same numbers
+        whatever the spreads are.
+        """
+        common = draw_chip(variation, self.generator(number, -1))
+        parts = [part for part, record in enumerate(self.records) if node in (None, record.node)]
+        names = {self.records[part].node for part in parts}
+        made = {name: MadeCrossbars.drawn(self.crossbars[name]) for name in sorted(names)}
+        wires = {id(drawn): made_wires(drawn, common, self.law) for drawn in self.wires}
+        for together in _alike(parts, self.wires):
+            conductance = np.stack(
+                [self.tiles[part].made(variation, common, self.law, self.generator(number, part)) for part in together]
+            )
+            drawn = self.wires[together[0]]
+            siemens = effective_matrix(conductance, IDEAL if drawn is IDEAL else wires[id(drawn)])
+            for part, one, devices in zip(together, siemens, conductance, strict=True):
+                rng = self.generator(number, part + len(self.tiles))
+                self._place(made, part, one, devices, variation, common, rng)
+        return made
+
+    def _place(
+        self,
+        made: Mapping[str, MadeCrossbars],
+        part: int,
+        siemens: Float[np.ndarray, "rows columns"],
+        conductance: Float[np.ndarray, "rows columns 2"],
+        variation: Variation,
+        chip: Chip,
+        rng: np.random.Generator,
+    ) -> None:
+        """Put a made tile among its neighbours, with the errors of its converters."""
+        tile = self.records[part]
+        crossbars, target = self.crossbars[tile.node], made[tile.node]
+        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        at, across = crossbars.block_of(tile), slice(tile.column_start, tile.column_stop)
+        row_gain, row_offset = rng.standard_normal((2, rows))
+        column_gain, column_offset = rng.standard_normal((2, columns))
+        gain = readout_gain(self.technology, chip, self.law) * (1.0 + variation.converter_gain * column_gain)
+        used = 1e6 * siemens[:rows, :columns] * gain
+        volts = variation.converter_offset * row_offset * float(crossbars.volts_per_code[at, 0, 0])
+        step = crossbars.microamps_per_code[at, 0, across]
+        thermal = thermal_noise(conductance[:, :columns].sum(axis=(0, 2)), chip.temperature, variation.noise_bandwidth)
+        target.microsiemens[at, :rows, across] = used * (1.0 + variation.converter_gain * row_gain[:, None])
+        target.offset[at, 0, across] = volts @ used + variation.converter_offset * column_offset * step
+        target.noise[at, 0, across] = np.hypot(1e6 * thermal * gain, variation.converter_noise * step)
+
+
+def _alike(parts: Sequence[int], wires: Sequence[Wires]) -> Iterator[list[int]]:
+    """Parts whose tiles can be solved together: neighbours with the same wires, a bounded number."""
+    for _, group in groupby(parts, key=lambda part: id(wires[part])):
+        while together := list(islice(group, TOGETHER)):
+            yield together

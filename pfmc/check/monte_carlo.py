@@ -1,0 +1,193 @@
+"""Chips as made: many of them are drawn from a seed, and each is compared with the original model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pfmc.backend import Progress
+from pfmc.check.compare import Comparison, compare
+from pfmc.check.made import ChipMaker, MadeCrossbars, MadeModel
+from pfmc.check.trim import Trim
+from pfmc.data import Dataset
+from pfmc.physics.variation import EFFECTS, Variation
+
+BLAME_SHARE = 50  # one in so many chips is also made with one effect, and with one contraction, at a time
+BLAME_SAMPLES = 64  # that those are run on
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one number per chip; None where it is no finite number for one of them.
+
+    Attributes:
+        mean, sigma: average and standard deviation (n − 1; zero for one chip).
+        worst: one chip in twenty is as bad or worse: the 95 % quantile of an error, the 5 % quantile of a merit.
+    """
+
+    mean: float | None
+    sigma: float | None
+    worst: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None], *, worst: float) -> Statistics:
+        """``worst``: the quantile."""
+        numbers = np.array(values, dtype=np.float64)
+        if not np.isfinite(numbers).all():
+            return cls(None, None, None)
+        sigma = numbers.std(ddof=1) if len(numbers) > 1 else 0.0
+        return cls(float(numbers.mean()), float(sigma), float(np.quantile(numbers, worst)))
+
+
+@dataclass(frozen=True)
+class OutputStatistics:
+    """Of one output of the model; see :class:`pfmc.check.compare.OutputComparison`."""
+
+    relative_error: Statistics
+    agreement: Statistics
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Mean of the largest output's relative error, of chips that differ from the drawing in one thing alone.
+
+    Attributes:
+        drawn: of the chip as drawn: what remains where nothing differs.
+        effects: by effect, all tiles; the worst first.
+        contractions: by contraction, all effects; the worst first.
+    """
+
+    drawn: float | None
+    effects: dict[str, float | None]
+    contractions: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """What made chips compute, against the original model. It takes no part in the verdict.
+
+    Attributes:
+        runs: how many chips.
+        seed: that they were drawn from: chip k is the same in every run.
+        trimmed: whether each chip was trimmed by its own measurement.
+        sigma: standard deviation of the relative error over the chips, of the output with the largest mean.
+        outputs: output by output.
+        accuracy: share of the labels that a chip gets right; None without labels.
+        yield_at_tolerance: share of the chips with every output's relative error within the tolerance.
+        blame: which effect and which contraction matter.
+    """
+
+    runs: int
+    seed: int
+    trimmed: bool
+    sigma: float | None
+    outputs: dict[str, OutputStatistics]
+    accuracy: Statistics | None
+    yield_at_tolerance: float
+    blame: Blame
+
+
+@dataclass(frozen=True, eq=False)
+class Fabrication:
+    """All that it takes to make chips of a bundle and run them.
+
+    Attributes:
+        variation: how much chips differ.
+        drawn: what the chip as drawn computes.
+        trim: None: chips are used as they are made.
+    """
+
+    maker: ChipMaker
+    model: MadeModel
+    variation: Variation
+    drawn: Mapping[str, MadeCrossbars]
+    trim: Trim | None
+
+    def compared(
+        self,
+        number: int,
+        variation: Variation,
+        dataset: Dataset,
+        reference: Mapping[str, np.ndarray],
+        node: str | None = None,
+    ) -> Comparison:
+        """Chip ``number``, all of it or only one contraction as made, against the original model's outputs."""
+        chip = {**self.drawn, **self.maker.chip(number, variation, node)}
+        rng = self.maker.generator(number, -2)
+        if self.trim is not None:
+            chip = self.trim.trimmed(chip, rng)
+        return compare(reference, self.model.run(chip, dataset, rng), dataset.labels)
+
+
+def monte_carlo(
+    fabrication: Fabrication,
+    dataset: Dataset,
+    reference: Mapping[str, np.ndarray],
+    *,
+    runs: int,
+    tolerance: float,
+    progress: Progress,
+) -> MonteCarlo:
+    """Make chips and compare each of them.
+
+    Args:
+        reference: outputs of the original model on the dataset.
+        runs: how many chips.
+        tolerance: largest relative error that counts for the yield.
+        progress: called once for every chip.
+    """
+    comparisons = []
+    for number in range(runs):
+        comparisons.append(fabrication.compared(number, fabrication.variation, dataset, reference))
+        progress(1)
+    outputs = {
+        name: OutputStatistics(
+            Statistics.of([c.outputs[name].relative_error for c in comparisons], worst=0.95),
+            Statistics.of([c.outputs[name].agreement for c in comparisons], worst=0.05),
+        )
+        for name in reference
+    }
+    errors = [output.relative_error for output in outputs.values()]
+    accuracies = [c.accuracy["fabricated"] for c in comparisons if c.accuracy is not None]
+    within = [error is not None and error <= tolerance for error in map(_largest_error, comparisons)]
+    return MonteCarlo(
+        runs=runs,
+        seed=fabrication.maker.seed,
+        trimmed=fabrication.trim is not None,
+        sigma=max(errors, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
+        outputs=outputs,
+        accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,
+        yield_at_tolerance=float(np.mean(within)),
+        blame=_blame(fabrication, dataset, reference, -(-runs // BLAME_SHARE)),
+    )
+
+
+def _blame(fabrication: Fabrication, dataset: Dataset, reference: Mapping[str, np.ndarray], runs: int) -> Blame:
+    """The first chips again, with one thing at a time, on the first samples."""
+    few = dataset.take(BLAME_SAMPLES)
+    wanted = {name: values[: few.samples] for name, values in reference.items()}
+    still = fabrication.maker.still
+
+    def mean_error(variation: Variation, node: str | None = None) -> float | None:
+        comparisons = [fabrication.compared(number, variation, few, wanted, node) for number in range(runs)]
+        return Statistics.of([_largest_error(comparison) for comparison in comparisons], worst=0.95).mean
+
+    def worst_first(errors: dict[str, float | None]) -> dict[str, float | None]:
+        return dict(sorted(errors.items(), key=lambda item: -np.inf if item[1] is None else -item[1]))
+
+    every = {
+        effect: replace(still, **{name: getattr(fabrication.variation, name) for name in names})
+        for effect, names in EFFECTS.items()
+    }
+    return Blame(
+        drawn=mean_error(still),
+        effects=worst_first({effect: mean_error(variation) for effect, variation in every.items()}),
+        contractions=worst_first({node: mean_error(fabrication.variation, node) for node in fabrication.drawn}),
+    )
+
+
+def _largest_error(comparison: Comparison) -> float | None:
+    errors = [output.relative_error for output in comparison.outputs.values()]
+    return None if None in errors else max(error for error in errors if error is not None)

@@ -1,0 +1,91 @@
+"""Trim of made chips: a digital gain and offset behind every column's converter, measured on calibration vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.check.functions import Crossbars
+from pfmc.check.made import MadeCrossbars
+from pfmc.data import Dataset
+from pfmc.frontend.runtime import BATCH, Runtime
+
+VECTORS = 256  # that each contraction is measured on; two numbers per column are fitted to them
+
+
+@dataclass(frozen=True, eq=False)
+class Trim:
+    """How a laboratory trims a chip: it drives each tile with known vectors and fits what comes out to what is wanted.
+
+    Attributes:
+        crossbars: of each contraction, converters only.
+        drawn: what a chip without any difference computes.
+        vectors: that each contraction is measured on, in the model's units.
+        ideal_converters: whether rounding and clipping are left out.
+    """
+
+    crossbars: Mapping[str, Crossbars]
+    drawn: Mapping[str, MadeCrossbars]
+    vectors: Mapping[str, Float[np.ndarray, "vectors rows"]]
+    ideal_converters: bool
+
+    def trimmed(self, chip: Mapping[str, MadeCrossbars], rng: np.random.Generator) -> dict[str, MadeCrossbars]:
+        """The chip with its trim; the generator draws the noise of the measurement."""
+        return {name: self._trimmed(name, made, rng) for name, made in chip.items()}
+
+    def _trimmed(self, name: str, made: MadeCrossbars, rng: np.random.Generator) -> MadeCrossbars:
+        """Least squares, column by column: wanted ≈ gain · measured + added, where no converter is at its limit."""
+        crossbars = self.crossbars[name]
+        blocks, height, _ = made.microsiemens.shape
+        x = self.vectors[name]
+        split = blocks // crossbars.copies
+        padded = np.zeros((len(x), split * height))
+        padded[:, : x.shape[1]] = x
+        x = np.tile(padded.reshape(len(x), split, height).transpose(1, 0, 2), (crossbars.copies, 1, 1))
+        codes = self._converted(x / crossbars.input_step, crossbars.input_code_low, crossbars.input_code_high)
+        volts = codes * crossbars.volts_per_code
+        current = volts @ made.microsiemens + made.offset
+        current += made.noise * rng.standard_normal(current.shape)
+        low, high = crossbars.output_code_low, crossbars.output_code_high
+        codes = self._converted(current / crossbars.microamps_per_code, low, high)
+        inside = ((codes > low) & (codes < high)).astype(np.float64)
+        measured = codes * crossbars.units_per_code
+        units = crossbars.units_per_code / crossbars.microamps_per_code
+        wanted = volts @ self.drawn[name].microsiemens * units
+        count = np.maximum(inside.sum(axis=1, keepdims=True), 1.0)
+        mean_measured = (inside * measured).sum(axis=1, keepdims=True) / count
+        mean_wanted = (inside * wanted).sum(axis=1, keepdims=True) / count
+        spread = inside * (measured - mean_measured)
+        square = np.square(spread).sum(axis=1, keepdims=True)
+        product = (spread * (wanted - mean_wanted)).sum(axis=1, keepdims=True)
+        gain = np.divide(product, square, out=np.ones_like(square), where=square > 0)
+        return replace(made, gain=gain, added=mean_wanted - gain * mean_measured)
+
+    def _converted(
+        self,
+        exact: Float[np.ndarray, "blocks vectors n"],
+        low: Float[np.ndarray, "blocks 1 k"],
+        high: Float[np.ndarray, "blocks 1 k"],
+    ) -> Float[np.ndarray, "blocks vectors n"]:
+        return exact if self.ideal_converters else np.clip(np.rint(exact), low, high)
+
+
+def measured_vectors(read: Runtime, calibration: Dataset) -> list[Float[np.ndarray, "vectors rows"]]:
+    """Vectors that each contraction reads on calibration data, evenly taken from all of them.
+
+    Args:
+        read: gives what each contraction reads.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in read.outputs]
+    for _, outputs in read.run_batches(calibration, BATCH, read.outputs):
+        for vectors, name in zip(found, read.outputs, strict=True):
+            vectors.append(_evenly(outputs[name].reshape(-1, outputs[name].shape[-1])))
+    return [_evenly(np.concatenate(vectors)).astype(np.float64) for vectors in found]
+
+
+def _evenly(vectors: Float[np.ndarray, "n rows"]) -> Float[np.ndarray, "m rows"]:
+    """At most ``VECTORS`` of them."""
+    return vectors[np.linspace(0, len(vectors) - 1, min(VECTORS, len(vectors))).astype(np.int64)]
