@@ -236,6 +236,17 @@ def test_refinement_converges() -> None:
     assert errors[1] < errors[0] / 2
 
 
+def test_the_rim_takes_what_leaves_and_nothing_else() -> None:
+    base = Volume(8, 12, 12, 2e-6, 40e-6, 1e-6, 1.45, spread=1e-6, samples=2)
+    found = []
+    for volume in (base, replace(base, padding=60e-6), replace(base, absorbing=False)):
+        modes = gaussian_modes(spot_centres(2, 2, 8e-6), 2.5e-6, volume.grid)
+        found.append(transfer_matrix(index_map(base), modes, modes, volume))
+    default, wide, periodic = found
+    assert relative(default, wide) < 1e-3
+    assert relative(periodic, wide) > 1e-2
+
+
 def test_single_precision_and_torch() -> None:
     inputs, outputs = small_modes()
     delta_n = index_map(SMALL)

@@ -60,16 +60,18 @@ class Grid:
         return min(self.index, self.wavelength / (2 * self.pixel))
 
 
-def transform(field: Any) -> Any:
-    """Two-dimensional Fourier transform over the last two axes, not normalised."""
+def transform(field: Any, *, overwrite: bool = False) -> Any:
+    """Two-dimensional Fourier transform over the last two axes, not normalised; ``overwrite``: may reuse the memory."""
     xp = array_namespace(field)
-    return scipy.fft.fft2(field) if is_numpy_namespace(xp) else xp.fft.fftn(field, axes=(-2, -1))
+    return scipy.fft.fft2(field, overwrite_x=overwrite) if is_numpy_namespace(xp) else xp.fft.fftn(field, axes=(-2, -1))
 
 
-def transform_back(spectrum: Any) -> Any:
+def transform_back(spectrum: Any, *, overwrite: bool = False) -> Any:
     """Inverse of ``transform``."""
     xp = array_namespace(spectrum)
-    return scipy.fft.ifft2(spectrum) if is_numpy_namespace(xp) else xp.fft.ifftn(spectrum, axes=(-2, -1))
+    if is_numpy_namespace(xp):
+        return scipy.fft.ifft2(spectrum, overwrite_x=overwrite)
+    return xp.fft.ifftn(spectrum, axes=(-2, -1))
 
 
 def like(values: np.ndarray, field: Any) -> Any:
@@ -112,7 +114,9 @@ def propagate(
         raise UsageError(
             f"a field of {tuple(field.shape[-2:])} samples", "propagate", f"give {grid.rows, grid.columns}"
         )
-    return transform_back(transform(field) * like(slab(grid, distance, band_limited), field))
+    spectrum = transform(field)
+    spectrum *= like(slab(grid, distance, band_limited), field)
+    return transform_back(spectrum, overwrite=True)
 
 
 def propagate_adjoint(

@@ -34,7 +34,7 @@ from pfmc.errors import UsageError
 from pfmc.physics.diffraction import Grid, cosines, like, overlap, slab, transform, transform_back
 
 STEEPEST = 0.5  # cosine of the steepest wave that is followed
-ABSORPTION = 4.0  # attenuation at the edge of the grid times the width of the padding: a wave at 22° leaves 1/1000
+ABSORPTION = 4.0  # attenuation at the edge of the grid times the width of the rim; measured, with the sixth power below
 LARGEST_CHANGE = 0.02  # of the index, relative: second order and reflections then stay under about 1 %
 LARGEST_KICK = 0.25  # radians: a step's phase
 LARGEST_DRIFT = 2.0  # radians by which the steepest wave lags behind the axial one in a step
@@ -213,7 +213,10 @@ def _steps(volume: Volume, field: Any) -> _Steps:
 
 
 def _attenuation(volume: Volume) -> np.ndarray:
-    """Of the amplitude per metre: 0 over the voxels, growing as the square of the way into the rim."""
+    """Of the amplitude per metre: 0 over the voxels, growing as the sixth power of the way into the rim.
+
+    So light that stays near the voxels is left alone: a rim of 16 µm changes a transfer matrix by 1e-4 (square: 2e-2).
+    """
     grid, total = volume.grid, np.zeros((volume.grid.rows, volume.grid.columns))
     if not volume.absorbing:
         return total
@@ -222,7 +225,7 @@ def _attenuation(volume: Volume) -> np.ndarray:
         width = (size / 2 - inner) * grid.pixel
         if width > 0:
             into = np.maximum(0.0, np.abs(np.arange(size) - (size - 1) / 2) + 0.5 - inner) * grid.pixel / width
-            total = total + np.expand_dims(ABSORPTION / width * np.square(into), 1 - axis)
+            total = total + np.expand_dims(ABSORPTION / width * into**6, 1 - axis)
     return total
 
 
@@ -371,19 +374,17 @@ def _walk(fields: Any, delta_n: Any, volume: Volume, kept: list[Any] | None = No
     root = xp.sqrt(steps.oblique)
     batches = [transform(fields[i : i + BATCH]) * root for i in range(0, fields.shape[0], BATCH)]
     for drift, scattering, _ in _kicks(delta_n, volume, steps, fields):
-        light = []
+        electric = []
         for i, spectrum in enumerate(batches):
             moved = spectrum * drift
-            electric = transform_back(moved)
-            scattered = transform(electric * scattering)
-            scattered *= steps.oblique
-            scattered += moved
-            batches[i] = scattered
-            light.append(electric[:, rows, columns])
+            light = transform_back(moved)
+            moved += steps.oblique * transform(light * scattering, overwrite=True)
+            batches[i] = moved
+            electric.append(light[:, rows, columns])
         if kept is not None:
-            kept.append(xp.concat(light))
+            kept.append(xp.concat(electric))
     behind = steps.edge * root * like(cosines(volume.grid), fields)
-    return xp.concat([transform_back(spectrum * behind) for spectrum in batches])
+    return xp.concat([transform_back(spectrum * behind, overwrite=True) for spectrum in batches])
 
 
 def _kicks(delta_n: Any, volume: Volume, steps: _Steps, fields: Any) -> Iterator[tuple[Any, Any, float]]:
