@@ -59,6 +59,8 @@ class Bundle:
         accept_modified: bool = False,
         ideal_converters: bool = False,
         ideal_wires: bool = False,
+        drc: bool = False,
+        lvs: bool = False,
         seed: int = 0,
         observer: Observer | None = None,
     ) -> Verification:
@@ -72,6 +74,8 @@ class Bundle:
             accept_modified: let files pass that were changed after the compile.
             ideal_converters: leave the converters' rounding and clipping out.
             ideal_wires: leave the resistance of the wires out.
+            drc: check the masks against the technology's design rules too.
+            lvs: compare the masks' connections with what they should be too.
             seed: of random inputs.
             observer: is told about progress.
 
@@ -86,6 +90,8 @@ class Bundle:
             accept_modified=accept_modified,
             ideal_converters=ideal_converters,
             ideal_wires=ideal_wires,
+            drc=drc,
+            lvs=lvs,
             seed=seed,
         )
         return verify_bundle(self.path, options, observer or Silent())

@@ -55,6 +55,44 @@ class TileAsBuilt:
     width: Float[np.ndarray, "rows columns 2"] = field(kw_only=True)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a rule is violated: the middle of it in um on the chip, and the tile's name, empty for none."""
+
+    x: float
+    y: float
+    tile: str
+
+
+@dataclass(frozen=True)
+class Violated:
+    """A rule that is violated, how often, and where first."""
+
+    rule: str
+    count: int
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class RuleCheck:
+    """What a check of design rules found.
+
+    Attributes:
+        rules: how many were checked.
+        tiles: how many were; fewer than there are where very many are violated.
+        violated: in the order of the technology's rules.
+    """
+
+    rules: int
+    tiles: int
+    violated: tuple[Violated, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether no rule is violated."""
+        return not self.violated
+
+
 class Backend(Protocol):
     """A way to fabricate. Registered under the entry-point group ``pfmc.backends``."""
 
@@ -90,6 +128,29 @@ class Backend(Protocol):
 
         Args:
             window: only rectangles that touch this one, likewise.
+        """
+        ...
+
+    def check_rules(
+        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+    ) -> RuleCheck:
+        """Check the files against the technology's design rules.
+
+        Raises:
+            UsageError: if what it needs is not installed.
+            TechnologyError: if the technology has no rules.
+            ArtifactError: if the files cannot be understood.
+        """
+        ...
+
+    def check_connectivity(
+        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+    ) -> tuple[str, ...]:
+        """What the files join and should not, or do not join and should: a line each; none if all is well.
+
+        Raises:
+            UsageError: if what it needs is not installed.
+            ArtifactError: if the files cannot be understood.
         """
         ...
 

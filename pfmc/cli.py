@@ -127,6 +127,8 @@ def verify(
         bool, typer.Option("--ideal-converters", help="Leave the converters' rounding and clipping out.")
     ] = False,
     ideal_wires: Annotated[bool, typer.Option("--ideal-wires", help="Leave the resistance of the wires out.")] = False,
+    drc: Annotated[bool, typer.Option("--drc", help="Check the foundry's design rules too.")] = False,
+    lvs: Annotated[bool, typer.Option("--lvs", help="Compare connections with what they should be too.")] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -138,6 +140,8 @@ def verify(
         accept_modified=accept_modified,
         ideal_converters=ideal_converters,
         ideal_wires=ideal_wires,
+        drc=drc,
+        lvs=lvs,
         seed=seed,
     )
     with Watch() as watch:

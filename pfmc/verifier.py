@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pfmc.bundle import Manifest, modified_files, read_manifest
+from pfmc.bundle import Manifest, modified_files, read_manifest, read_tiles
 from pfmc.check.compare import compare
 from pfmc.check.rebuild import rebuild
 from pfmc.check.verify import Verification
@@ -31,6 +31,8 @@ class VerifyOptions:
         accept_modified: whether files that were changed after the compile may pass.
         ideal_converters: leave rounding and clipping of the converters out: what the masks alone do.
         ideal_wires: leave the resistance of the wires out: what the strips alone do.
+        drc: check the files against the technology's design rules.
+        lvs: compare the files' connections with what they should be.
     """
 
     data: Path | None = None
@@ -39,6 +41,8 @@ class VerifyOptions:
     accept_modified: bool = False
     ideal_converters: bool = False
     ideal_wires: bool = False
+    drc: bool = False
+    lvs: bool = False
     seed: int = 0
 
 
@@ -62,6 +66,7 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
     try:
         reference = Runtime(manifest.path_of(folder, "model"))
         dataset = _test_data(folder, manifest, options, reference.inputs)
+        common |= _inspected(folder, manifest, options, observer)
         rebuilt = rebuild(
             folder,
             load_backend(manifest.backend),
@@ -87,6 +92,22 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         complaints=rebuilt.complaints,
         **common,
     )
+
+
+def _inspected(folder: Path, manifest: Manifest, options: VerifyOptions, observer: Observer) -> dict[str, Any]:
+    """What the checks of the files find that were asked for."""
+    found: dict[str, Any] = {}
+    if not (options.drc or options.lvs):
+        return found
+    backend, technology = load_backend(manifest.backend), manifest.technology
+    tiles = read_tiles(manifest.path_of(folder, "tiles"))
+    if options.drc:
+        progress = observer.stage("checking design rules", len(tiles))
+        found["drc"] = backend.check_rules(folder, technology, tiles, progress)
+    if options.lvs:
+        progress = observer.stage("comparing connections", len(tiles))
+        found["lvs"] = backend.check_connectivity(folder, technology, tiles, progress)
+    return found
 
 
 def _test_data(folder: Path, manifest: Manifest, options: VerifyOptions, inputs: Sequence[InputSpec]) -> Dataset:

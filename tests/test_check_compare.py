@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pfmc.backend import RuleCheck, Violated
 from pfmc.check.compare import Comparison, OutputComparison, compare
 from pfmc.check.verify import Verification
 from pfmc.errors import DataError, VerifyError
@@ -145,6 +146,7 @@ GOOD = OutputComparison(0.05, 0.999, 1.0)
 def test_a_verdict_passes_at_the_tolerance() -> None:
     assert verdict(GOOD).passed
     assert verdict(GOOD, modified_files=["masks/chip.gds"], accept_modified=True).passed
+    assert verdict(GOOD, drc=RuleCheck(1, 1, ()), lvs=[]).passed
 
 
 @pytest.mark.parametrize(
@@ -155,6 +157,8 @@ def test_a_verdict_passes_at_the_tolerance() -> None:
         {"devices_read_back": 11},
         {"modified_files": ["masks/chip.gds"]},
         {"devices_read_back": 9, "accept_modified": True},
+        {"drc": RuleCheck(1, 1, (Violated("M1.a", 1, ()),))},
+        {"lvs": ["row1 and row2 are shorted"]},
     ],
 )
 def test_a_verdict_does_not_pass(changes: dict[str, object]) -> None:

@@ -257,3 +257,24 @@ def test_copies_are_built_read_back_and_averaged(tmp_path: Path) -> None:
         output = bundle.verify(test, accept_modified=True).outputs["logits"]
         errors.append(output.relative_error)
     assert 0.02 < errors[0] < errors[1] < errors[2]
+
+
+def test_rules_and_connections_take_part_in_the_verdict_when_asked_for(copy: pfmc.Bundle) -> None:
+    """Two column wires are bridged above the last row, in all tiles."""
+    test = SAMPLES / "digits_mlp" / "test.npz"
+    sound = copy.verify(test, drc=True, lvs=True)
+    assert sound.passed
+    assert sound.drc is not None
+    assert sound.drc.clean
+    assert (sound.drc.tiles, sound.lvs) == (2, [])
+    library = gdstk.read_gds(copy.path / "masks" / "chip.gds")
+    metal2 = copy.manifest.technology.layers.metal2.key
+    wires = sorted((p.bounding_box() for p in library["array"].polygons if (p.layer, p.datatype) == metal2))
+    (_, (_, top)), ((x1, _), _) = wires[0], wires[1]
+    library["array"].add(gdstk.rectangle((wires[0][0][0], top - 0.05), (x1 + 0.01, top), *metal2))
+    library.write_gds(copy.path / "masks" / "chip.gds")
+    spoilt = copy.verify(test, drc=True, lvs=True, accept_modified=True)
+    assert not spoilt.passed
+    assert spoilt.drc is not None
+    assert spoilt.drc.violated
+    assert any("col0p" in line and "col0n" in line and "t00000" in line for line in spoilt.lvs or [])

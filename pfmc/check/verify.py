@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pfmc.backend import RuleCheck
 from pfmc.check.compare import Comparison, OutputComparison
 
 
@@ -26,8 +27,10 @@ class Verification:
         wires: "technology", or "ideal": the resistance of the wires is left out.
         converters: "technology", or "ideal": their rounding and clipping is left out.
         complaints: what the reader of the files found that does not belong, one line each.
+        drc: what the check of design rules found; None if it was not asked for.
+        lvs: where the files' connections differ from what they should be, one line each; None if not asked for.
         passed: the verdict: every output is within tolerance, every device was read back, and no file was changed, or
-            changes were accepted.
+            changes were accepted; and what else was asked for found nothing.
     """
 
     samples: int
@@ -41,6 +44,8 @@ class Verification:
     wires: Literal["technology", "ideal"]
     converters: Literal["technology", "ideal"]
     complaints: list[str]
+    drc: RuleCheck | None
+    lvs: list[str] | None
     passed: bool
 
     @classmethod
@@ -58,10 +63,12 @@ class Verification:
         wires: Literal["technology", "ideal"],
         converters: Literal["technology", "ideal"],
         complaints: Sequence[str],
+        drc: RuleCheck | None = None,
+        lvs: Sequence[str] | None = None,
     ) -> Verification:
         """The verdict on what was measured; see the attributes for the rule."""
         within = [_within(output, tolerance) for output in comparison.outputs.values()]
-        unchanged = accept_modified or not modified_files
+        sound = (accept_modified or not modified_files) and (drc is None or drc.clean) and not lvs
         return cls(
             samples=samples,
             data=data,
@@ -74,7 +81,9 @@ class Verification:
             wires=wires,
             converters=converters,
             complaints=list(complaints),
-            passed=bool(within) and all(within) and devices_read_back == devices and unchanged,
+            drc=drc,
+            lvs=None if lvs is None else list(lvs),
+            passed=bool(within) and all(within) and devices_read_back == devices and sound,
         )
 
     @classmethod
@@ -84,9 +93,9 @@ class Verification:
         return cls.of(nothing, samples=0, data="none", devices_read_back=0, complaints=complaints, **common)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``verify --json`` prints it: "accuracy" only with labels, null for a relative error that is no number."""
+        """As ``verify --json`` prints it: what was not asked for or is not known left out."""
         fields: Mapping[str, Any] = dataclasses.asdict(self)
-        return {key: value for key, value in fields.items() if key != "accuracy" or value is not None}
+        return {key: value for key, value in fields.items() if value is not None}
 
 
 def _within(output: OutputComparison, tolerance: float) -> bool:

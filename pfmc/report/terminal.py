@@ -77,6 +77,16 @@ def show_verification(verification: Verification) -> None:
     rows.append(("wires, converters", f"{verification.wires}, {verification.converters}"))
     rows += [("modified", printable(path)) for path in verification.modified_files]
     rows += [("complaint", printable(line)) for line in verification.complaints[:20]]
+    if verification.drc is not None:
+        checked = f"{verification.drc.rules} rules on {verification.drc.tiles:,} tiles"
+        rows.append(("design rules", f"{checked}, {'clean' if verification.drc.clean else 'VIOLATED'}"))
+        for rule in verification.drc.violated[:20]:
+            first = rule.places[0] if rule.places else None
+            where = f", first at {first.x:.3f},{first.y:.3f} um {first.tile}" if first else ""
+            rows.append((f"  {printable(rule.rule)}", f"{rule.count:,} times{where}"))
+    if verification.lvs is not None:
+        rows.append(("connections", f"{len(verification.lvs)} differ" if verification.lvs else "as they should be"))
+        rows += [("", printable(line)) for line in verification.lvs[:20]]
     rows.append(("verdict", "passed" if verification.passed else "FAILED"))
     rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
     show_rows(rows)

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int
 
-from pfmc.backend import Backend, Emission, Progress, TileAsBuilt
+from pfmc.backend import Backend, Emission, Progress, RuleCheck, TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.layout.layout import Layout
 from pfmc.technology.schema import Technology
-from pfmc_backends.crossbar_gdsii import emit, export, read
+from pfmc_backends.crossbar_gdsii import connectivity, emit, export, read, rules
 
 
 class CrossbarGdsii:
@@ -41,6 +41,18 @@ class CrossbarGdsii:
     ) -> dict[str, Int[np.ndarray, "n 4"]]:
         """Rectangles of a tile, from the masks."""
         return read.tile_shapes(folder, technology, tile, window)
+
+    def check_rules(
+        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+    ) -> RuleCheck:
+        """Check the masks against the technology's design rules, with KLayout's geometry."""
+        return rules.check_rules(folder, technology, tiles, progress)
+
+    def check_connectivity(
+        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+    ) -> tuple[str, ...]:
+        """Compare what KLayout extracts from the masks with the table of tiles."""
+        return connectivity.check_connectivity(folder, technology, tiles, progress)
 
     def export(
         self,

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pfmc.backend import Progress
+from pfmc.backend import Place, Progress, RuleCheck, Violated
 from pfmc.bundle import TileRecord
 from pfmc.errors import TechnologyError
 from pfmc.layout.layout import tile_extent
@@ -35,44 +35,6 @@ TILE_LIMIT: Final = 20  # tiles with violations after which no more are looked a
 AROUND_LIMIT: Final = 64  # different surroundings of arrays that are remembered
 
 Found = dict[str, list[Box]]  # violations by rule, on the chip
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rule is violated: the middle of it in um on the chip, and the tile's name, empty for none."""
-
-    x: float
-    y: float
-    tile: str
-
-
-@dataclass(frozen=True)
-class Violated:
-    """A rule that is violated, how often, and where first."""
-
-    rule: str
-    count: int
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True)
-class RuleCheck:
-    """What a check found.
-
-    Attributes:
-        rules: how many were checked.
-        tiles: how many were; fewer than there are after ``TILE_LIMIT`` with violations.
-        violated: in the order of the technology's rules.
-    """
-
-    rules: int
-    tiles: int
-    violated: tuple[Violated, ...]
-
-    @property
-    def clean(self) -> bool:
-        """Whether no rule is violated."""
-        return not self.violated
 
 
 def check_rules(folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress) -> RuleCheck:
