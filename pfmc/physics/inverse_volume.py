@@ -66,7 +66,7 @@ def index_of(variable: Float[Any, "layers y x"], contrast: float) -> Float[Any, 
 
 
 def match_wavefronts(
-    problem: Problem, variable: Float[Any, "layers y x"], sweeps: int = 12, step: float = 0.3
+    problem: Problem, variable: Float[Any, "layers y x"], sweeps: int = 30, step: float = 0.3
 ) -> Solution:
     """Raise the overlap Σ W · Re T / ‖W‖² from a first guess; the gain of the solution is the overlap reached.
 
