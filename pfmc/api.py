@@ -61,6 +61,8 @@ class Bundle:
         ideal_wires: bool = False,
         drc: bool = False,
         lvs: bool = False,
+        monte_carlo: int | None = None,
+        trim: bool = False,
         seed: int = 0,
         observer: Observer | None = None,
     ) -> Verification:
@@ -76,6 +78,8 @@ class Bundle:
             ideal_wires: leave the resistance of the wires out.
             drc: check the masks against the technology's design rules too.
             lvs: compare the masks' connections with what they should be too.
+            monte_carlo: how many chips to make, each with its own errors, drawn from ``seed``.
+            trim: trim each of those by its own measurement.
             seed: of random inputs.
             observer: is told about progress.
 
@@ -92,6 +96,8 @@ class Bundle:
             ideal_wires=ideal_wires,
             drc=drc,
             lvs=lvs,
+            monte_carlo=monte_carlo,
+            trim=trim,
             seed=seed,
         )
         return verify_bundle(self.path, options, observer or Silent())

@@ -129,6 +129,10 @@ def verify(
     ideal_wires: Annotated[bool, typer.Option("--ideal-wires", help="Leave the resistance of the wires out.")] = False,
     drc: Annotated[bool, typer.Option("--drc", help="Check the foundry's design rules too.")] = False,
     lvs: Annotated[bool, typer.Option("--lvs", help="Compare connections with what they should be too.")] = False,
+    monte_carlo: Annotated[
+        int | None, typer.Option(help="Make so many chips, each with its own errors.", metavar="K", min=1)
+    ] = None,
+    trim: Annotated[bool, typer.Option("--trim", help="Trim each of those by its own measurement.")] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -142,6 +146,8 @@ def verify(
         ideal_wires=ideal_wires,
         drc=drc,
         lvs=lvs,
+        monte_carlo=monte_carlo,
+        trim=trim,
         seed=seed,
     )
     with Watch() as watch:

@@ -19,16 +19,13 @@ from pfmc.backend import TileAsBuilt
 from pfmc.budget import tile_area
 from pfmc.bundle import Sizing, SizingEntry, TileRecord
 from pfmc.check.compare import Comparison
-from pfmc.check.made import ChipMaker, MadeModel
 from pfmc.check.monte_carlo import Fabrication
-from pfmc.check.trim import Trim, measured_vectors
 from pfmc.data import Dataset
 from pfmc.errors import CapacityError
 from pfmc.frontend.runtime import Runtime
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.primitives.crossbar import CrossbarTile
-from pfmc.primitives.variation import technology_variation
 from pfmc.technology.schema import Offer, Technology
 
 CHIPS: Final = 8  # that a provision is judged on; the mean of their errors is what counts
@@ -135,13 +132,7 @@ class Bench:
                 provided = replace(tile, name=f"{tile.name}-{copy}", provision=provisions[tile.node], copy=copy)
                 records.append(TileRecord.of(provided, "", 0, 0, volts))
                 built.append(one)
-        model, read = MadeModel.of(self.host, records, self.technology, ideal_converters=False)
-        maker = ChipMaker.of(self.technology, model.crossbars, records, built, seed=self.seed, ideal_wires=False)
-        drawn = maker.chip(0, maker.still)
-        calibration = model.given(drawn, self.dataset, maker.generator(0, -2))
-        vectors = dict(zip(model.crossbars, measured_vectors(read, calibration), strict=True))
-        trim = Trim(model.crossbars, drawn, vectors, ideal_converters=False)
-        return Fabrication(maker, model, technology_variation(self.technology), drawn, trim)
+        return Fabrication.of(self.technology, self.host, records, built, self.dataset, seed=self.seed, trim=True)
 
     def measured(self, provisions: Mapping[str, Provision]) -> Measured:
         """Of whole chips as they are made."""

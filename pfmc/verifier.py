@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 
 from pfmc.bundle import Manifest, modified_files, read_manifest, read_tiles
 from pfmc.check.compare import compare
+from pfmc.check.monte_carlo import Fabrication, MonteCarlo, monte_carlo
 from pfmc.check.rebuild import rebuild
 from pfmc.check.verify import Verification
 from pfmc.data import RANDOM_SAMPLES, Dataset, InputSpec, load_dataset, load_values, scrambled
-from pfmc.errors import ArtifactError, DataError, ImportModelError, VerifyError
+from pfmc.errors import ArtifactError, DataError, ImportModelError, UsageError, VerifyError
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.observer import Observer
 from pfmc.registry import load_backend
@@ -33,6 +34,8 @@ class VerifyOptions:
         ideal_wires: leave the resistance of the wires out: what the strips alone do.
         drc: check the files against the technology's design rules.
         lvs: compare the files' connections with what they should be.
+        monte_carlo: how many chips to draw from ``seed`` as they are made; None: none.
+        trim: whether those are trimmed by their own measurement, on inputs as in calibration.
     """
 
     data: Path | None = None
@@ -43,6 +46,8 @@ class VerifyOptions:
     ideal_wires: bool = False
     drc: bool = False
     lvs: bool = False
+    monte_carlo: int | None = None
+    trim: bool = False
     seed: int = 0
 
 
@@ -52,6 +57,8 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
     Raises:
         PfmcError: if the data do not fit, or the bundle cannot be understood though its files are unchanged.
     """
+    if options.trim and options.monte_carlo is None:
+        raise UsageError("only chips as they are made are trimmed", "--trim", "give --monte-carlo K too")
     manifest = read_manifest(folder)
     observer.stage("hashing the files")
     modified = modified_files(folder, manifest)
@@ -83,7 +90,10 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
             raise
         return Verification.unmeasured(complaints=(str(e),), **common)
     observer.stage("running both models")
-    comparison = compare(reference.run(dataset, BATCH), fabricated.run(dataset, BATCH), dataset.labels)
+    wanted = reference.run(dataset, BATCH)
+    comparison = compare(wanted, fabricated.run(dataset, BATCH), dataset.labels)
+    if options.monte_carlo is not None:
+        common["monte_carlo"] = _made_chips(folder, manifest, options, dataset, wanted, observer)
     return Verification.of(
         comparison,
         samples=dataset.samples,
@@ -92,6 +102,35 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         complaints=rebuilt.complaints,
         **common,
     )
+
+
+def _made_chips(
+    folder: Path,
+    manifest: Manifest,
+    options: VerifyOptions,
+    dataset: Dataset,
+    wanted: Mapping[str, np.ndarray],
+    observer: Observer,
+) -> MonteCarlo:
+    """What chips compute that are drawn from the technology's variation."""
+    runs = options.monte_carlo or 0
+    technology, records = manifest.technology, read_tiles(manifest.path_of(folder, "tiles"))
+    reading = observer.stage("reading the masks again", len(records))
+    host = manifest.path_of(folder, "host")
+    values = load_values(manifest.path_of(folder, "input-values"), Runtime(manifest.path_of(folder, "model")).inputs)
+    fabrication = Fabrication.of(
+        technology,
+        host,
+        records,
+        load_backend(manifest.backend).read(folder, technology, records, reading),
+        values,
+        seed=options.seed,
+        trim=options.trim,
+        ideal_converters=options.ideal_converters,
+        ideal_wires=options.ideal_wires,
+    )
+    progress = observer.stage("making chips", runs)
+    return monte_carlo(fabrication, dataset, wanted, runs=runs, tolerance=options.tolerance, progress=progress)
 
 
 def _inspected(folder: Path, manifest: Manifest, options: VerifyOptions, observer: Observer) -> dict[str, Any]:

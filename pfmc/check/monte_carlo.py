@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from pfmc.backend import Progress
+from pfmc.backend import Progress, TileAsBuilt
+from pfmc.bundle import TileRecord
 from pfmc.check.compare import Comparison, compare
 from pfmc.check.made import ChipMaker, MadeCrossbars, MadeModel
-from pfmc.check.trim import Trim
+from pfmc.check.trim import Trim, measured_vectors
 from pfmc.data import Dataset
 from pfmc.physics.variation import EFFECTS, Variation
+from pfmc.primitives.variation import technology_variation
+from pfmc.technology.schema import Technology
 
 BLAME_SHARE = 50  # one in so many chips is also made with one effect, and with one contraction, at a time
 BLAME_SAMPLES = 64  # that those are run on
@@ -104,6 +108,47 @@ class Fabrication:
     variation: Variation
     drawn: Mapping[str, MadeCrossbars]
     trim: Trim | None
+
+    @classmethod
+    def of(
+        cls,
+        technology: Technology,
+        host: Path,
+        records: Sequence[TileRecord],
+        built: Iterable[TileAsBuilt],
+        calibration: Dataset,
+        *,
+        seed: int,
+        trim: bool,
+        ideal_converters: bool = False,
+        ideal_wires: bool = False,
+    ) -> Fabrication:
+        """Chips whose tiles, all of them in memory, were built so.
+
+        Args:
+            host: the host model.
+            records, built: of each tile, in the same order.
+            calibration: inputs of the model, for the trim.
+            seed: chips are drawn from it.
+            trim: whether each chip is trimmed by its own measurement.
+            ideal_converters: leave all errors of converters out.
+            ideal_wires: leave the resistance of the wires out.
+
+        Raises:
+            ArtifactError: if the host model cannot be read.
+            VerifyError: if tiles and host do not belong together.
+        """
+        model, read = MadeModel.of(host, records, technology, ideal_converters=ideal_converters)
+        maker = ChipMaker.of(technology, model.crossbars, records, built, seed=seed, ideal_wires=ideal_wires)
+        drawn = maker.chip(0, maker.still)
+        variation = technology_variation(technology)
+        if ideal_converters:
+            variation = replace(variation, converter_gain=0.0, converter_offset=0.0, converter_noise=0.0)
+        if not trim:
+            return cls(maker, model, variation, drawn, None)
+        given = model.given(drawn, calibration, maker.generator(0, -2))
+        vectors = dict(zip(model.crossbars, measured_vectors(read, given), strict=True))
+        return cls(maker, model, variation, drawn, Trim(model.crossbars, drawn, vectors, ideal_converters))
 
     def compared(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pfmc.backend import RuleCheck
 from pfmc.check.compare import Comparison, OutputComparison
+from pfmc.check.monte_carlo import MonteCarlo
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Verification:
         complaints: what the reader of the files found that does not belong, one line each.
         drc: what the check of design rules found; None if it was not asked for.
         lvs: where the files' connections differ from what they should be, one line each; None if not asked for.
+        monte_carlo: what chips as made compute; None if it was not asked for. It takes no part in the verdict.
         passed: the verdict: every output is within tolerance, every device was read back, and no file was changed, or
             changes were accepted; and what else was asked for found nothing.
     """
@@ -46,6 +48,7 @@ class Verification:
     complaints: list[str]
     drc: RuleCheck | None
     lvs: list[str] | None
+    monte_carlo: MonteCarlo | None
     passed: bool
 
     @classmethod
@@ -65,6 +68,7 @@ class Verification:
         complaints: Sequence[str],
         drc: RuleCheck | None = None,
         lvs: Sequence[str] | None = None,
+        monte_carlo: MonteCarlo | None = None,
     ) -> Verification:
         """The verdict on what was measured; see the attributes for the rule."""
         within = [_within(output, tolerance) for output in comparison.outputs.values()]
@@ -83,6 +87,7 @@ class Verification:
             complaints=list(complaints),
             drc=drc,
             lvs=None if lvs is None else list(lvs),
+            monte_carlo=monte_carlo,
             passed=bool(within) and all(within) and devices_read_back == devices and sound,
         )
 

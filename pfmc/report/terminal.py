@@ -9,6 +9,7 @@ from typing import Final
 import typer
 
 from pfmc.bundle import Manifest, Share
+from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
 from pfmc.planning import Plan
@@ -87,9 +88,33 @@ def show_verification(verification: Verification) -> None:
     if verification.lvs is not None:
         rows.append(("connections", f"{len(verification.lvs)} differ" if verification.lvs else "as they should be"))
         rows += [("", printable(line)) for line in verification.lvs[:20]]
+    if verification.monte_carlo is not None:
+        rows += monte_carlo_facts(verification.monte_carlo)
     rows.append(("verdict", "passed" if verification.passed else "FAILED"))
     rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
     show_rows(rows)
+
+
+def monte_carlo_facts(found: MonteCarlo) -> list[tuple[str, str]]:
+    """What chips as made compute, in words."""
+
+    def percent(value: float | None) -> str:
+        return "not a number" if value is None else f"{100 * value:.3g} %"
+
+    def spread(what: Statistics) -> str:
+        return f"{percent(what.mean)} ± {percent(what.sigma)}, one in twenty {percent(what.worst)} or worse"
+
+    rows = [("chips as made", f"{found.runs}{', trimmed' if found.trimmed else ''}, seed {found.seed}")]
+    for name, output in found.outputs.items():
+        rows.append((f"  {printable(name)}", f"relative error {spread(output.relative_error)}"))
+        rows.append(("", f"agreement {spread(output.agreement)}"))
+    if found.accuracy is not None:
+        rows.append(("  accuracy", spread(found.accuracy)))
+    rows.append(("  yield", f"{percent(found.yield_at_tolerance)} within the tolerance"))
+    for what, errors in (("effect", found.blame.effects), ("layer", found.blame.contractions)):
+        worst = [f"{printable(name)} {percent(error)}" for name, error in list(errors.items())[:3]]
+        rows.append((f"  worst {what}s alone", ", ".join(worst)))
+    return rows
 
 
 def show_plan(plan: Plan) -> None:
