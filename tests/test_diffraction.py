@@ -237,7 +237,7 @@ def test_refinement_converges() -> None:
 
 
 def test_the_rim_takes_what_leaves_and_nothing_else() -> None:
-    base = Volume(8, 12, 12, 2e-6, 40e-6, 1e-6, 1.45, spread=1e-6, samples=2)
+    base = Volume(8, 12, 12, 2e-6, 40e-6, 1e-6, 1.45, spread=1e-6, samples=2, padding=16e-6)
     found = []
     for volume in (base, replace(base, padding=60e-6), replace(base, absorbing=False)):
         modes = gaussian_modes(spot_centres(2, 2, 8e-6), 2.5e-6, volume.grid)
