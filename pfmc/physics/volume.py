@@ -215,7 +215,8 @@ def _steps(volume: Volume, field: Any) -> _Steps:
 def _attenuation(volume: Volume) -> np.ndarray:
     """Of the amplitude per metre: 0 over the voxels, growing as the sixth power of the way into the rim.
 
-    So light that stays near the voxels is left alone: in a volume of 48 µm a rim of 16 µm is off by 1e-4 (square: 2e-2).
+    So light that stays near the voxels is left alone: beside 48 µm of voxels a rim of 16 µm is off by 1e-4 (square:
+    2e-2).
     """
     grid, total = volume.grid, np.zeros((volume.grid.rows, volume.grid.columns))
     if not volume.absorbing:
