@@ -178,6 +178,18 @@ class Sizing(Part):
     contractions: tuple[SizingEntry, ...]
 
 
+class Compensation(Part):
+    """What compensating the wires costs.
+
+    ``loading``: r·G_max·N, the resistance of a whole wire of the tile against its strongest strip; ``least_share`` and
+    ``mean_share``: how much of the scale that ideal wires would allow is left to tiles.
+    """
+
+    loading: float
+    least_share: float
+    mean_share: float
+
+
 class Manifest(Part):
     """manifest.json."""
 
@@ -198,6 +210,7 @@ class Manifest(Part):
     energy: Energy
     area: Area
     wire_loads: tuple[WireLoad, ...]
+    compensation: Compensation
     sizing: Sizing | None = None
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
@@ -326,6 +339,7 @@ class TileRecord(Part):
     x: int
     y: int
     scale_siemens: float
+    scale_share: float = 1.0
     input_volts: float
     input_bits: int
     output_bits: int
@@ -356,6 +370,7 @@ class TileRecord(Part):
             x=x,
             y=y,
             scale_siemens=tile.scale,
+            scale_share=tile.scale_share,
             input_volts=volts,
             input_bits=tile.provision.input_bits,
             output_bits=tile.provision.output_bits,

@@ -19,6 +19,7 @@ from pfmc.bundle import (
     FORMAT_VERSION,
     Calibration,
     ChipSize,
+    Compensation,
     Manifest,
     ModelEntry,
     PassEntry,
@@ -45,6 +46,7 @@ from pfmc.layout.layout import Layout
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.passmanager import Context, Pass, render, run_pipeline, with_options
+from pfmc.physics.network import wire_loading
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_backend, load_pass
 from pfmc.sizing import Bench, Requirement, sized
@@ -248,8 +250,12 @@ def _sizes(layout: Layout, counts: Counts) -> dict[str, Any]:
     nodes = [node for node, _ in layout.netlist.by_node()]
     weights = {node.weight.name: math.prod(node.weight.shape) for node in nodes}
     macs = sum(counts.macs_by_node.get(node.name, 0) for node in nodes)
+    primitive = CrossbarTile.of(technology)
+    shares = [tile.scale_share for tile in layout.netlist.tiles]
+    x = wire_loading(primitive.conductance_max, primitive.wires, primitive.rows, 2 * primitive.columns)
     return {
         "technology": technology,
+        "compensation": Compensation(loading=x, least_share=min(shares), mean_share=sum(shares) / len(shares)),
         "personalisation_layers": tuple(map(str, technology.personalisation_layers)),
         "personalisation_masks": tuple(map(str, technology.personalisation_masks)),
         "tiles": len(layout.tiles),

@@ -15,7 +15,7 @@ from pfmc_passes.scale import Scale
 from pfmc_passes.tile import Tile
 
 from pfmc.errors import CapacityError, PassError, UsageError
-from pfmc.ir.graph import Affine, Conv, Graph, HostNode, MatrixVector
+from pfmc.ir.graph import Affine, Conv, Graph, HostNode, MatMul, MatrixVector
 from pfmc.ir.text import render
 from pfmc.ir.windows import Windows
 from pfmc.layout.layout import WeightProgramme
@@ -176,8 +176,26 @@ def test_scale_refuses_what_the_wires_leave_too_little_of(
     tmp_path: Path, rng: np.random.Generator, technology: Technology
 ) -> None:
     netlist, where, _ = small(tmp_path, rng, technology)
-    with pytest.raises(CapacityError, match=r"the wires leave 9\d\.\d% .* tile t00000 of node fc1, fewer rows"):
+    with pytest.raises(CapacityError, match=r"the wires leave 9\d\.\d% .* tile t00000 of node fc1, a smaller tile"):
         run(netlist, [Scale(least=0.999)], where)
+
+
+def test_where_the_wires_leave_too_little_tiles_have_fewer_rows(tmp_path: Path) -> None:
+    """All weights alike are the heaviest load; the other contraction keeps its tiles."""
+    technology = load("sg13g2/rppd")
+    heavy, light = np.ones((130, 64), dtype=np.float32), np.eye(64, dtype=np.float32)
+    nodes = (
+        MatMul("heavy", "x", "h", weight(tmp_path, "heavy", heavy), None, ("heavy",)),
+        MatMul("light", "h", "y", weight(tmp_path, "light", light), None, ("light",)),
+    )
+    graph = Graph("g", ("x",), ("y",), nodes, {"x": (None, 130), "h": (None, 64), "y": (None, 64)})
+    netlist = run(graph, [Normalise(), Tile(), Scale()], context(technology, {}))
+    rows = [(tile.name, tile.node, tile.rows) for tile in netlist.tiles]
+    assert rows == [
+        *((f"t0000{i}", "heavy", range(32 * i, min(32 * i + 32, 130))) for i in range(5)),
+        ("t00005", "light", range(64)),
+    ]
+    assert all(0.1 <= tile.scale_share < 1 for tile in netlist.tiles)
 
 
 def test_a_scale_beyond_the_range_names_the_tile(

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from pfmc.errors import CapacityError, PassError
+from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Tile
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.network import wire_loading
@@ -23,7 +24,8 @@ class Scale(Pass[Netlist, Netlist]):
         compensate: let the conductances make up for the resistance of the wires.
         least: share of the scale with ideal wires, in [0, 1], that the wires must leave. The less they leave, the
             weaker the signal and the more an error of the wires' resistance counts: where 0.9 / 0.35 / 0.1 is left,
-            one of 10 % makes the matrix 2 / 5 / 8 % wrong.
+            one of 10 % makes the matrix 2 / 5 / 8 % wrong. Where they leave less, the contraction gets tiles of half
+            the rows.
     """
 
     fill: float = 1.0
@@ -41,19 +43,14 @@ class Scale(Pass[Netlist, Netlist]):
             raise ValueError("least must be from 0 to 1")
 
     def run(self, source: Netlist, context: Context) -> Netlist:
-        """Look at each block once.
+        """Look at each block once; tiles are numbered again where some were split.
 
         Raises:
-            CapacityError: if the wires leave a tile too small a scale.
+            CapacityError: if the wires leave even a single row too small a scale.
         """
         primitive = CrossbarTile.of(context.technology)
-        tiles = []
-        for tile, block in source.blocks():
-            scale = primitive.scale(float(np.abs(block).max()))
-            if self.compensate:
-                scale = self._compensated(primitive, tile, block, scale)
-            tiles.append(replace(tile, scale=self.fill * scale, compensated=self.compensate))
-        return replace(source, tiles=tuple(tiles))
+        tiles = [tile for node, found in source.by_node() for tile in self._scaled(primitive, node, found)]
+        return replace(source, tiles=tuple(replace(tile, name=f"t{i:05d}") for i, tile in enumerate(tiles)))
 
     def ensures(self, source: Netlist, result: Netlist) -> None:
         """Every tile has a scale that is a number."""
@@ -61,16 +58,45 @@ class Scale(Pass[Netlist, Netlist]):
             if not (np.isfinite(tile.scale) and tile.scale > 0):
                 raise PassError(f"the scale is {tile.scale}", f"tile {tile.name} of node {tile.node}")
 
-    def _compensated(self, primitive: CrossbarTile, tile: Tile, block: np.ndarray, ideal: float) -> float:
-        """The largest scale with the wires compensated."""
-        where = f"tile {tile.name} of node {tile.node}"
-        fix = f"fewer rows in a tile (tile.rows={primitive.rows // 2}) or wires of less resistance"
-        try:
-            scale = primitive.feasible_scale(block)
-        except CapacityError as e:
-            raise CapacityError(e.what, where, fix) from None
-        if block.any() and scale < self.least * ideal:
-            x = wire_loading(primitive.conductance_max, primitive.wires, primitive.rows, 2 * primitive.columns)
-            left = f"the wires leave {scale / ideal:.1%} of the scale, less than scale.least={self.least:g}"
-            raise CapacityError(f"{left}, r·G_max·N = {x:.2g}", where, fix)
-        return scale
+    def _scaled(self, primitive: CrossbarTile, node: MatrixVector, tiles: list[Tile]) -> list[Tile]:
+        """The tiles of a contraction with their scales; where the wires leave too little, tiles of half the rows."""
+        scaled = []
+        for tile in tiles:
+            block = node.matrix.block(tile.rows, tile.columns)
+            ideal = primitive.scale(float(np.abs(block).max()))
+            try:
+                scale = primitive.feasible_scale(block) if self.compensate else ideal
+            except CapacityError:
+                scale = 0.0
+            if scale < self.least * ideal:
+                return self._scaled(
+                    primitive, node, _halved(node, tiles, self._too_little(primitive, tile, scale / ideal))
+                )
+            share = scale / ideal if block.any() else 1.0
+            scaled.append(
+                replace(tile, scale=self.fill * scale, scale_share=self.fill * share, compensated=self.compensate)
+            )
+        return scaled
+
+    def _too_little(self, primitive: CrossbarTile, tile: Tile, share: float) -> CapacityError:
+        x = wire_loading(primitive.conductance_max, primitive.wires, primitive.rows, 2 * primitive.columns)
+        return CapacityError(
+            f"the wires leave {share:.1%} of the scale, less than scale.least={self.least:g}, r·G_max·N = {x:.2g}",
+            f"tile {tile.name} of node {tile.node}",
+            "a smaller tile or wires of less resistance in the technology, or scale.compensate=no",
+        )
+
+
+def _halved(node: MatrixVector, tiles: list[Tile], otherwise: CapacityError) -> list[Tile]:
+    """Tiles of half the rows, all of the same height but the last; those that are all zero are left out."""
+    height = max(len(tile.rows) for tile in tiles)
+    if height == 1:
+        raise otherwise
+    half = -(-height // 2)
+    parts = [
+        replace(tile, rows=range(start, min(start + half, tile.rows.stop)))
+        for tile in tiles
+        for start in range(tile.rows.start, tile.rows.stop, half)
+    ]
+    parts.sort(key=lambda tile: (tile.rows.start, tile.columns.start))
+    return [tile for tile in parts if node.matrix.block(tile.rows, tile.columns).any()]

@@ -69,6 +69,7 @@ class Tile:
         output_range: of the tile's partial sums, in the model's units.
         mean_square: of each row's input, in the square of the model's units.
         scale: siemens per unit of weight.
+        scale_share: how much of the scale that ideal wires would allow.
         provision: of its contraction.
         copy: number of this copy.
         compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
@@ -82,6 +83,7 @@ class Tile:
     output_range: Range | None = None
     mean_square: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     scale: float = math.nan
+    scale_share: float = 1.0
     compensated: bool = False
     provision: Provision | None = None
     copy: int = 0

@@ -42,6 +42,11 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("area", f"{area.array_mm2:.3g} mm² of tiles, {area.total_mm2:.3g} mm² with what stands around them"),
         ("an inference", f"{metric(energy.per_inference_j, 'J')}, {metric(energy.latency_s, 's')}"),
         ("a MAC", metric(energy.per_mac_j, "J")),
+        (
+            "wires",
+            f"r·G_max·N = {manifest.compensation.loading:.2g}, compensated they leave"
+            f" {manifest.compensation.least_share:.0%} of the range or more",
+        ),
         ("electromigration", f"{heaviest.wire} carries {heaviest.share:.0%} of what it may"),
         ("masks that differ", ", ".join(manifest.personalisation_masks)),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
