@@ -108,11 +108,6 @@ class Variation:
     converter_noise: float = 0.0
     noise_bandwidth: float = 0.0
 
-    def only(self, *names: str, reference: float) -> Variation:
-        """Only the named entries, the rest without difference; ``reference``: the temperature of that, °C."""
-        kept = {name: getattr(self, name) for name in names}
-        return replace(Variation(temperature_low=reference, temperature_high=reference), **kept)
-
 
 EFFECTS: dict[str, tuple[str, ...]] = {
     "sheet resistance": ("sheet",),
