@@ -18,6 +18,7 @@ from pfmc.layout.layout import Layout
 
 DECKS = os.environ.get("PFMC_FOUNDRY_DECKS")
 CELLS = ["sg13g2", "sg13g2/slide", "sg13g2/compact", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu"]
+QUICK = {"sg13g2", "gf180mcu"}  # the others are slow tests
 
 pytestmark = [
     pytest.mark.foundry,
@@ -36,7 +37,9 @@ def judged(chip: Layout, folder: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("size", [8, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CELLS]
+)
 def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
     status, said = judged(layout(small(name, size, size), [(size, size), (size // 2, size - 3)]), tmp_path)
@@ -85,6 +88,7 @@ def test_the_foundrys_extractor_finds_every_strip_as_programmed(name: str, tmp_p
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("smaller", "rule"),
     [

@@ -569,8 +569,7 @@ def test_samples_that_passed_the_foundries_decks(
     for polygon in top.get_polygons(layer=block.number, datatype=block.datatype):
         (x0, y0), (x1, y1) = polygon.bounding_box()
         drawn[int(y0) // nm(technology.cell.row_pitch), round(((x0 + x1) / 2 - x) / pitch)] += round(y1 - y0)
-    whole = np.isfinite(built.resistance)
+    resistance = built.resistance[:size, :size]
+    whole = np.isfinite(resistance)
     assert (built.found, np.count_nonzero(~whole)) == (drawn.size - absent, absent)
-    np.testing.assert_allclose(
-        built.resistance[whole], primitive.resistance(drawn.reshape(size, size, 2)[whole]), rtol=1e-12
-    )
+    np.testing.assert_allclose(resistance[whole], primitive.resistance(drawn.reshape(size, size, 2)[whole]), rtol=1e-12)

@@ -269,7 +269,7 @@ def test_rules_and_connections_take_part_in_the_verdict_when_asked_for(copy: pfm
     assert (sound.drc.tiles, sound.lvs) == (2, [])
     library = gdstk.read_gds(copy.path / "masks" / "chip.gds")
     metal2 = copy.manifest.technology.layers.metal2.key
-    wires = sorted((p.bounding_box() for p in library["array"].polygons if (p.layer, p.datatype) == metal2))
+    wires = sorted(p.bounding_box() for p in library["array"].polygons if (p.layer, p.datatype) == metal2)
     (_, (_, top)), ((x1, _), _) = wires[0], wires[1]
     library["array"].add(gdstk.rectangle((wires[0][0][0], top - 0.05), (x1 + 0.01, top), *metal2))
     library.write_gds(copy.path / "masks" / "chip.gds")

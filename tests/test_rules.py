@@ -349,6 +349,7 @@ STRICTER = {"M1.e", "M1.f", "M2.e", "M2.f", "M1.2b", "M2.2b", "Rhi.b", "Sal.e, c
 
 
 @pytest.mark.foundry
+@pytest.mark.slow
 @pytest.mark.skipif(DECKS is None, reason="PFMC_FOUNDRY_DECKS does not name the folder with the foundries' decks")
 @pytest.mark.parametrize(
     ("name", "change"), [pytest.param(*case[:2], id=f"{case[0]}-{case[2]}") for case in WRONG if case[0] != "generic"]

@@ -1,0 +1,65 @@
+"""A hundred made chips of the digits CNN, beside as many plain runs of ONNX Runtime and solutions of every tile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import pfmc
+from pfmc.bundle import read_tiles
+from pfmc.check.monte_carlo import Fabrication, monte_carlo
+from pfmc.data import load_dataset, load_values
+from pfmc.frontend.runtime import Runtime
+from pfmc.physics.crossbar import effective_matrix
+
+SAMPLE = Path(__file__).parent.parent.parent / "samples" / "digits_cnn"
+RUNS = 100
+
+
+def seconds(job: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def test_monte_carlo(tmp_path: Path) -> None:
+    bundle = pfmc.compile(SAMPLE / "model.onnx", tmp_path / "chip", calibration=SAMPLE / "calibration.npz")
+    manifest = bundle.manifest
+    original = Runtime(manifest.path_of(bundle.path, "model"))
+    as_fabricated = Runtime(bundle.path / "as_fabricated.onnx")
+    dataset = load_dataset(SAMPLE / "test.npz", original.inputs)
+    tiles = list(bundle.read_back())
+    made = Fabrication.of(
+        manifest.technology,
+        manifest.path_of(bundle.path, "host"),
+        read_tiles(manifest.path_of(bundle.path, "tiles")),
+        tiles,
+        load_values(manifest.path_of(bundle.path, "input-values"), original.inputs),
+        seed=0,
+        trim=False,
+    )
+    wanted = original.run(dataset)
+
+    def solve() -> None:
+        for tile in tiles:
+            effective_matrix(1 / tile.resistance, tile.wires)
+
+    def chips() -> None:
+        monte_carlo(made, dataset, wanted, runs=RUNS, tolerance=0.05, progress=lambda _done: None)
+
+    solve()
+    plain, fabricated, solved = (
+        float(np.median([seconds(job) for _ in range(20)])) * RUNS
+        for job in (lambda: original.run(dataset), lambda: as_fabricated.run(dataset), solve)
+    )
+    took = seconds(chips)
+    print(
+        f"{RUNS} made chips of digits_cnn, {len(tiles)} tiles, {dataset.samples} samples: {took:.2f} s; "
+        f"{RUNS} runs of the original model {plain:.2f} s, as fabricated {fabricated:.2f} s, "
+        f"{RUNS} solutions of every tile {solved:.2f} s; "
+        f"ratio {took / (plain + solved):.2f} (original), {took / (fabricated + solved):.2f} (as fabricated)"
+    )
