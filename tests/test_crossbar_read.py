@@ -87,7 +87,8 @@ def record(rows: int = ROWS, columns: int = COLUMNS) -> TileRecord:
     ranges = {"input_low": -1.0, "input_high": 1.0, "output_low": -1.0, "output_high": 1.0}
     return TileRecord(
         name="t00000", node="fc", primitive="crossbar", row_start=64, row_stop=64 + rows, column_start=0,
-        column_stop=columns, x=X, y=Y, scale_siemens=1.0, input_volts=0.2, input_bits=10, output_bits=10, copy_number=0, copies=1, **ranges,
+        column_stop=columns, x=X, y=Y, scale_siemens=1.0, input_volts=0.2,
+        input_bits=10, output_bits=10, copy_number=0, copies=1, **ranges,
     )  # fmt: skip
 
 
