@@ -70,7 +70,7 @@ def test_the_foundrys_extractor_finds_every_strip_as_programmed(name: str, tmp_p
         "run_mode": "flat",
         "net_only": "true",
     }
-    command = ["-b", "-zz", "-r", f"{DECKS}/sg13g2/lvs/sg13g2.lvs"]
+    command = ["-b", "-zz", "-r", f"{Path(str(DECKS)).resolve()}/sg13g2/lvs/sg13g2.lvs"]
     for key, value in options.items():
         command += ["-rd", f"{key}={value}"]
     drc.klayout(command, tmp_path)

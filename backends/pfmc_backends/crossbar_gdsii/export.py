@@ -30,7 +30,7 @@ FORMATS: Final[Mapping[str, str]] = MappingProxyType(
         "gdsii": "masks of the chip, or of one tile, as GDSII",
         "oasis": "the same as OASIS: a smaller file",
         "devices": "table of devices with their resistances as read back from the masks: .csv or .parquet",
-        "spice": "netlist of the chip, or of one tile, as read back from the masks, with its wires: for ngspice and others",
+        "spice": "netlist of the chip, or of one tile, with its wires, as read back from the masks: for ngspice",
     }
 )
 
