@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
 import pfmc
 from pfmc.bundle import read_tiles
-from pfmc.check.monte_carlo import Fabrication, Statistics
+from pfmc.check.monte_carlo import Fabrication, Statistics, monte_carlo
 from pfmc.cli import app
 from pfmc.data import load_dataset, load_values
 from pfmc.errors import UsageError
@@ -107,6 +108,20 @@ def test_the_numbers_are_those_of_the_chips(bundle: pfmc.Bundle) -> None:
     assert output.relative_error.worst == pytest.approx(np.quantile(found, 0.95))
     assert chips.accuracy is not None
     assert chips.accuracy.worst <= chips.accuracy.mean <= 1
+
+
+def test_chips_are_made_with_one_blas_thread(bundle: pfmc.Bundle) -> None:
+    """With two the small products of a tile wait for each other, five times as long."""
+    reference = Runtime(bundle.manifest.path_of(bundle.path, "model"))
+    dataset = load_dataset(TEST, reference.inputs).take(8)
+    threads: set[int] = set()
+
+    def progress(_done: int) -> None:
+        threads.update(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        monte_carlo(fabrication(bundle), dataset, reference.run(dataset), runs=1, tolerance=0.1, progress=progress)
+    assert threads == {1}
 
 
 def test_the_verdict_is_that_of_the_drawing(bundle: pfmc.Bundle) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pfmc.backend import Progress, TileAsBuilt
 from pfmc.bundle import TileRecord
@@ -184,9 +185,11 @@ def monte_carlo(
         progress: called once for every chip.
     """
     comparisons = []
-    for number in range(runs):
-        comparisons.append(fabrication.compared(number, fabrication.variation, dataset, reference))
-        progress(1)
+    with threadpool_limits(limits=1, user_api="blas"):  # see compile_model
+        for number in range(runs):
+            comparisons.append(fabrication.compared(number, fabrication.variation, dataset, reference))
+            progress(1)
+        blame = _blame(fabrication, dataset, reference, -(-runs // BLAME_SHARE))
     outputs = {
         name: OutputStatistics(
             Statistics.of([c.outputs[name].relative_error for c in comparisons], worst=0.95),
@@ -205,7 +208,7 @@ def monte_carlo(
         outputs=outputs,
         accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,
         yield_at_tolerance=float(np.mean(within)),
-        blame=_blame(fabrication, dataset, reference, -(-runs // BLAME_SHARE)),
+        blame=blame,
     )
 
 
