@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -301,12 +302,14 @@ def new_bundle(folder: Path) -> Iterator[Path]:
         raise ArtifactError("the output is a file, not a folder", str(folder), "name a new or empty folder")
     if folder.exists() and any(folder.iterdir()):
         raise ArtifactError("the output folder is not empty", str(folder), "name a new or empty folder")
+    # Named by the process, so that it is found again even if an interrupt comes before its name is known.
+    prefix = f".{folder.name}.{os.getpid()}."
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    except OSError as e:
-        raise ArtifactError(f"the output folder cannot be made: {e.strerror}", str(folder)) from None
-    try:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=folder.parent))
+        except OSError as e:
+            raise ArtifactError(f"the output folder cannot be made: {e.strerror}", str(folder)) from None
         yield partial
         partial.chmod(0o777 & ~_umask())
         if folder.exists():
@@ -315,7 +318,8 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     except OSError as e:
         raise ArtifactError(f"writing failed: {e.strerror or e}", str(folder)) from e
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.parent.glob(f"{glob.escape(prefix)}*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _umask() -> int:
