@@ -23,7 +23,14 @@ def random_array(rows: int, columns: int, seed: int, absent: float = 0.0) -> np.
 
 
 def nodal(g: np.ndarray, wires: Wires) -> np.ndarray:
-    """Dense nodal analysis: two nodes per crossing, one resistor stamped after another."""
+    return currents(g, wires, np.eye(len(g)))
+
+
+def currents(g: np.ndarray, wires: Wires, v: np.ndarray) -> np.ndarray:
+    """Column currents per vector of row voltages v (*vectors, rows), by dense nodal analysis.
+
+    Two nodes per crossing, one resistor stamped after another.
+    """
     rows, columns = g.shape
     row, column = (np.broadcast_to(r, g.shape) for r in (wires.row_segment, wires.column_segment))
     Y, source = np.zeros((2 * g.size, 2 * g.size)), np.zeros((2 * g.size, rows))
@@ -48,7 +55,7 @@ def nodal(g: np.ndarray, wires: Wires) -> np.ndarray:
             source[node(i, j, 0), i] += 1 / (wires.driver + row[i, j])
     ends = [node(0, j, 1) for j in range(columns)]
     Y[ends, ends] += last
-    return np.asarray(last * np.linalg.solve(Y, source)[ends].T)
+    return np.asarray(last * np.linalg.solve(Y, source @ v.T)[ends].T)
 
 
 @given(
@@ -104,6 +111,41 @@ def test_adjoint_is_the_gradient(rows: int, columns: int, seed: int, double: boo
     slope = (transfer_matrix(g + h * direction, wires) - transfer_matrix(g - h * direction, wires)) / (2 * h)
     scale = np.abs(gradient * slope).sum()
     assert abs((gradient * slope).sum() - (transfer_adjoint(g, wires, gradient) * direction).sum()) < 1e-7 * scale
+
+
+@given(st.integers(1, 11), st.integers(1, 11), st.integers(0, 99), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_every_segment_by_itself(rows: int, columns: int, seed: int, double: bool) -> None:
+    rng = np.random.default_rng(seed)
+    g = random_array(rows, columns, seed, 0.2)
+    wires = Wires(rng.uniform(0.05, 50, g.shape), rng.uniform(0.05, 50, g.shape), 3.0, 2.0, double)
+    np.testing.assert_allclose(transfer_matrix(g, wires), nodal(g, wires), rtol=1e-9, atol=1e-20)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(11, 19), (18, 7)])
+def test_adjoint_of_tiles_and_segments_by_themselves(shape: tuple[int, int], double: bool) -> None:
+    rng = np.random.default_rng(10)
+    g = rng.uniform(3e-5, 3e-4, (2, 2, *shape))
+    row, column = rng.uniform(1, 40, g.shape), rng.uniform(1, 40, (2, 1, *shape))
+    wires, gradient, direction = (
+        Wires(row, column, 6.0, 3.0, double),
+        rng.normal(size=g.shape),
+        rng.normal(size=g.shape),
+    )
+    h, direction = 1e-4, direction * g
+    slope = (transfer_matrix(g + h * direction, wires) - transfer_matrix(g - h * direction, wires)) / (2 * h)
+    wanted, scale = (gradient * slope).sum(axis=(2, 3)), np.abs(gradient * slope).sum(axis=(2, 3))
+    found = (transfer_adjoint(g, wires, gradient) * direction).sum(axis=(2, 3))
+    assert (np.abs(found - wanted) < 1e-7 * scale).all()
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_all_rows_driven_at_once_draw_the_sum_of_the_currents(double: bool) -> None:
+    """Superposition: one solve with all sources on, by nodal analysis, against the transfer matrix."""
+    g, wires = random_array(12, 10, 11, 0.1), Wires(2.0, 1.0, 4.0, 3.0, double)
+    v = np.random.default_rng(12).normal(size=12)
+    np.testing.assert_allclose(v @ transfer_matrix(g, wires), currents(g, wires, v), rtol=1e-9)
 
 
 def test_adjoint_without_wires_is_the_gradient_itself() -> None:

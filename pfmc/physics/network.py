@@ -5,7 +5,8 @@ source or sense node (left, bottom) and the currents drawn at the far wire ends 
 currents into the near ends and the voltages at the far ends. By reciprocity H is symmetric. Two neighbours are joined
 by eliminating the voltages and currents that they share, blocks into larger blocks and these into the whole (nested
 dissection of a grid: George, SIAM J. Numer. Anal. 10, 1973). Unlike admittances, hybrid matrices stay finite without
-wire resistance, and an open wire end is a row and column left out.
+wire resistance, and an open wire end is a row and column left out. The steps are planned here, once per shape, and done
+in compiled code (`pfmc.physics.network_blocks`).
 
 Ports are in the order left, bottom, top, right; columns count from the left, rows from the *top* (so that a join moves
 few runs of ports).
@@ -15,16 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg  # noqa: F401  Numba multiplies with its BLAS: loaded now, a caller's limit on threads holds for it
 from jaxtyping import Float
 
 from pfmc.errors import UsageError
 
 Array = np.ndarray
-SIDE = 8  # rows and columns of the smallest blocks, which are solved device by device
-TOGETHER = 1 << 14  # crossings up to which tiles are solved at once: what a core's cache holds; measured
 
 
 @dataclass(frozen=True)
@@ -61,35 +62,14 @@ class Wires:
 
 
 class _Block(NamedTuple):
-    """A block's rows and columns, and whether its right and top wire ends are among its ports."""
+    """A block's rows and columns (from, to), and whether its right and top wire ends are among its ports."""
 
-    m: int
-    n: int
-    right: bool = True
-    top: bool = True
-
-
-class _Side(NamedTuple):
-    """Where the ports of one of two joined blocks are: those shared; from where to where the others move, in runs."""
-
-    shared: slice
-    moves: list[tuple[slice, slice]]
-
-
-@dataclass(frozen=True)
-class _Join:
-    """What the adjoint needs of a join: the shared voltage and current per input of the whole, and the ports."""
-
-    voltage: Array
-    current: Array
-    first: _Side
-    second: _Side
-
-
-class _Tree(NamedTuple):
-    join: _Join
-    first: _Tree | None
-    second: _Tree | None
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+    right: bool
+    top: bool
 
 
 def transfer_matrix(
@@ -107,13 +87,18 @@ def transfer_matrix(
     Raises:
         UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
+    from pfmc.physics.network_blocks import reduce  # noqa: PLC0415  imports Numba
+
     _check(conductance)
     W = np.empty(conductance.shape)
-    rows, columns = conductance.shape[-2:]
-    out = W.reshape(-1, rows, columns)
-    for tiles, g, row, column in _arrays(conductance, wires):
-        H = _reduce(g, row, column, wires.double_ended)[0]
-        out[tiles] = _close(H, (rows, columns), row, wires)[0]
+    out = W.reshape(-1, *conductance.shape[-2:])
+    steps = _steps(*out.shape[1:], wires.double_ended)
+    for tile, cells in enumerate(_tiles(conductance, wires)):
+        if wires.double_ended or len(steps) == 1:
+            out[tile] = _close(reduce(cells, steps, False)[0][0], cells[1], wires)[0]
+        else:
+            (A, B), _ = reduce(cells, steps[:-1], False)
+            out[tile] = _last_join(A, B, *out.shape[1:])
     return W
 
 
@@ -132,16 +117,17 @@ def transfer_adjoint(
     Raises:
         UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
     """
+    from pfmc.physics.network_blocks import reduce  # noqa: PLC0415  imports Numba
+
     _check(conductance)
     g_bar = np.empty(conductance.shape)
-    rows, columns = conductance.shape[-2:]
-    out, W_bar = g_bar.reshape(-1, rows, columns), gradient.reshape(-1, rows, columns)
-    for tiles, g, row, column in _arrays(conductance, wires):
-        H, levels, tree = _reduce(g, row, column, wires.double_ended)
-        _, inputs, outputs = _close(H, (rows, columns), row, wires)
-        H_bar = outputs.mT @ W_bar[tiles].mT @ inputs.mT
-        found = _spread(0.5 * (H_bar + H_bar.mT), levels, tree, (g, row, column), wires.double_ended)
-        out[tiles] = found[:, ::-1][:, :rows, :columns]
+    out, W_bar = (array.reshape(-1, *conductance.shape[-2:]) for array in (g_bar, gradient))
+    steps = _steps(*conductance.shape[-2:], wires.double_ended)
+    for tile, cells in enumerate(_tiles(conductance, wires)):
+        (H,), parts = reduce(cells, steps, True)
+        _, inputs, outputs = _close(H, cells[1], wires)
+        H_bar = outputs.T @ W_bar[tile].T @ inputs.T
+        _spread(0.5 * (H_bar + H_bar.T), cells, steps, parts, out[tile, ::-1])
     return g_bar
 
 
@@ -162,11 +148,8 @@ def _check(conductance: Array) -> None:
         raise UsageError("a conductance is negative or not finite, or there is none", "crossbar", "give siemens ≥ 0")
 
 
-def _arrays(conductance: Array, wires: Wires) -> Iterator[tuple[slice, Array, Array, Array]]:
-    """Some tiles after another: which, their conductances, and the segments in front of each crossing.
-
-    Arrays are padded with absent devices on wires without resistance to whole blocks; rows count from the top.
-    """
+def _tiles(conductance: Array, wires: Wires) -> Iterator[Array]:
+    """One tile after another: conductances, row and column segments (3, rows, columns), rows counted from the top."""
     rows, columns = conductance.shape[-2:]
     given = [conductance.reshape(-1, rows, columns)]
     for name in ("row_segment", "column_segment"):
@@ -176,209 +159,141 @@ def _arrays(conductance: Array, wires: Wires) -> Iterator[tuple[slice, Array, Ar
         except ValueError:
             what = f"{name} has the shape {value.shape}, the conductances {conductance.shape}"
             raise UsageError(what, "wires", "give shapes that fit") from None
-    step = max(1, TOGETHER // (rows * columns))
-    unit = _unit(rows, columns, min(step, len(given[0])))
-    m, n = (-(-size // unit) * unit for size in (rows, columns))
-    for start in range(0, len(given[0]), step):
-        tiles = slice(start, start + step)
-        g, row, column = np.zeros((3, len(given[0][tiles]), m, n))
-        for padded, array in zip((g, row, column), given, strict=True):
-            padded[:, ::-1][:, :rows, :columns] = array[tiles]
-        row[:, m - rows :, 0] += wires.driver
-        column[:, -1, :columns] += wires.sense
-        yield tiles, g, row, column
+    for tile in zip(*given, strict=True):
+        cells = np.empty((3, rows, columns))
+        for array, values in zip(cells, tile, strict=True):
+            array[::-1] = values
+        cells[1, :, 0] += wires.driver
+        cells[2, -1] += wires.sense
+        yield cells
 
 
-def _unit(rows: int, columns: int, tiles: int) -> int:
-    """Side of the blocks that are built up equally all over the array.
+@lru_cache(maxsize=64)
+def _steps(rows: int, columns: int, right: bool) -> Array:
+    """What `reduce` does one after another for a tile that is open at the top."""
+    from pfmc.physics.network_blocks import SIDE  # noqa: PLC0415  imports Numba
 
-    Large ones need few joins, small ones little padding. The numbers are measured: seconds per crossing^1.5 and per
-    join.
-    """
-
-    def cost(unit: int) -> float:
-        crossings = (-(-rows // unit) * unit) * (-(-columns // unit) * unit)
-        return float(3e-9 * tiles * crossings**1.5 + 5e-5 * crossings / unit**2)
-
-    return min((4 * SIDE, 2 * SIDE, SIDE), key=cost)
+    return np.array(list(_nested(_Block(0, rows, 0, columns, right, False), SIDE)))
 
 
-def _reduce(g: Array, row: Array, column: Array, right: bool) -> tuple[Array, list[_Join], _Tree | None]:
-    """Hybrid matrices of whole tiles, open at the top; the joins that made equal blocks all over; those of the rest."""
-    from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
-
-    H = network_leaves.blocks(g, row, column)
-    tiles, m, n = H.shape[:3]
-    levels: list[_Join] = []
-    side = SIDE
-    while _doubles(side, m, n):
-        square, wide = _Block(side, side), _Block(side, 2 * side)
-        H = H.reshape(tiles * m * n // 2, 2, *H.shape[-2:])
-        H, join = _join(H[:, 0], H[:, 1], square, square, horizontal=True)
-        levels.append(join)
-        H = H.reshape(tiles * m // 2, 2, n // 2, *H.shape[-2:])
-        H, join = _join(H[:, 1], H[:, 0], wide, wide, horizontal=False)
-        levels.append(join)
-        side, m, n = 2 * side, m // 2, n // 2
-    H, tree = _halves(H.reshape(tiles, m, n, *H.shape[-2:]), side, right, top=False)
-    return H, levels, tree
-
-
-def _doubles(side: int, m: int, n: int) -> bool:
-    """Whether m × n blocks are made into half as many of twice the side, as far as `_unit` has padded for."""
-    return side < 4 * SIDE and m % 2 == 0 and n % 2 == 0
-
-
-def _halves(H: Array, side: int, right: bool, top: bool) -> tuple[Array, _Tree | None]:
-    """The matrix of an array (tiles, m, n) of blocks."""
-    m, n = H.shape[1:3]
-    if m == n == 1:
-        kept = _kept(side, right, top)
-        return H[:, 0, 0][:, kept[:, None], kept], None
-    near, far = _cut(m, n)
+def _nested(block: _Block, side: int) -> Iterator[tuple[int, ...]]:
+    """The steps for a block: those for its halves across the longer side and their join, or one for a small block."""
+    y0, y1, x0, x1, right, top = block
+    m, n = y1 - y0, x1 - x0
+    if max(m, n) <= side:
+        yield 0, *block, *[0] * 10
+        return
     horizontal = n >= m
-    A, first = _halves(H[near], side, right or horizontal, top or not horizontal)
-    B, second = _halves(H[far], side, right, top)
     if horizontal:
-        a, b = _Block(m * side, n // 2 * side, True, top), _Block(m * side, (n - n // 2) * side, right, top)
+        cut = x0 + n // 2
+        a, b = _Block(y0, y1, x0, cut, True, top), _Block(y0, y1, cut, x1, right, top)
     else:
-        a, b = _Block(m // 2 * side, n * side, right, True), _Block((m - m // 2) * side, n * side, right, top)
-    whole, join = _join(A, B, a, b, horizontal)
-    return whole, _Tree(join, first, second)
+        cut = y0 + m - m // 2
+        a, b = _Block(cut, y1, x0, x1, right, True), _Block(y0, cut, x0, x1, right, top)
+    yield from _nested(a, side)
+    yield from _nested(b, side)
+    yield 1, min(m, n), m * (1 + right) + n * (1 + top), *_runs(a, b, horizontal)
 
 
-def _cut(m: int, n: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The halves of m × n blocks across the longer side: that nearer to the sources or sense nodes, and the other."""
-    every = slice(None)
-    if n >= m:
-        return (every, every, slice(n // 2)), (every, every, slice(n // 2, None))
-    return (every, slice(m - m // 2, None)), (every, slice(m - m // 2))
-
-
-def _kept(side: int, right: bool, top: bool) -> Array:
-    return np.repeat([True, True, top, right], side).nonzero()[0]
-
-
-def _sides(a: _Block, b: _Block, horizontal: bool) -> tuple[_Side, _Side, int]:
-    """Ports of a block a, of block b to its right or on its top, and how many the whole has.
+def _runs(a: _Block, b: _Block, horizontal: bool) -> tuple[int, ...]:
+    """For a block a and b to its right or on its top: first shared port; from, to and size of two runs of other ports.
 
     The whole has left + bottom of a, bottom of b, top of a, top of b + right; or, stacked, left of b, left of a +
     bottom, top + right of b, right of a.
     """
+    a_m, a_n, b_m, b_n = a.y1 - a.y0, a.x1 - a.x0, b.y1 - b.y0, b.x1 - b.x0
+    near, rest = a_m + a_n, b_n * b.top + b_m * b.right
     if horizontal:
-        sizes = [a.m + a.n, b.n, a.n * a.top, b.n * b.top + b.m * b.right]
-        shared = slice(a.m + a.n + a.n * a.top, None), slice(b.m)
-        from_a, from_b = (0, a.m + a.n), (b.m, b.m + b.n)
-        to = np.cumsum([0, *sizes])
-        places = [(0, 2), (1, 3)]
+        tops = a_n * a.top
+        first = near + tops, 0, 0, near, near, near + b_n, tops
+        return *first, 0, b_m, near, b_n, b_m + b_n, near + b_n + tops, rest
+    first = near, 0, b_m, near, near + a_n, b_m + near + rest, a_m * a.right
+    return *first, b_m, 0, 0, b_m, b_m + b_n, b_m + near, rest
+
+
+def _last_join(A: Array, B: Array, rows: int, columns: int) -> Array:
+    """Transfer matrix of a single-ended tile that is made of A and B: only what leads from left to bottom is joined."""
+    if columns >= rows:
+        n = columns // 2
+        far, near, bottom = slice(rows + n, None), slice(rows), slice(rows, rows + n)
+        loop = np.eye(rows) - A[far, far] @ B[near, near]
+        v = np.linalg.solve(loop, A[far, :rows])
+        W = np.concatenate([A[bottom, :rows] + A[bottom, far] @ (B[near, near] @ v), B[rows:, near] @ v])
     else:
-        sizes = [b.m, a.m + a.n, b.n * b.top + b.m * b.right, a.m * a.right]
-        shared = slice(a.m + a.n, a.m + 2 * a.n), slice(b.m, b.m + b.n)
-        from_a, from_b = (0, a.m + 2 * a.n), (0, b.m + b.n)
-        to = np.cumsum([0, *sizes])
-        places = [(1, 3), (0, 2)]
-    sides = [
-        _Side(
-            part,
-            [(slice(f, f + sizes[p]), slice(to[p], to[p + 1])) for f, p in zip(start, place, strict=True) if sizes[p]],
-        )
-        for part, start, place in zip(shared, (from_a, from_b), places, strict=True)
-    ]
-    return sides[0], sides[1], int(to[-1])
+        m = rows // 2
+        far, near, bottom = slice(m + columns, None), slice(rows - m, None), slice(m, m + columns)
+        loop = np.eye(columns) - A[far, far] @ B[near, near]
+        v = np.linalg.solve(loop, np.concatenate([A[far, far] @ B[near, : rows - m], A[far, :m]], axis=1))
+        i = B[near, near] @ v
+        i[:, : rows - m] += B[near, : rows - m]
+        W = A[bottom, far] @ i
+        W[:, rows - m :] += A[bottom, :m]
+    return -W[:, ::-1].T
 
 
-def _join(A: Array, B: Array, a: _Block, b: _Block, horizontal: bool) -> tuple[Array, _Join]:
-    """The block made of A and, to its right or on its top, B: A's far ends are B's near ends."""
-    first, second, ports = _sides(a, b, horizontal)
-    resistance, admittance = -A[..., first.shared, first.shared], B[..., second.shared, second.shared]
-    loop = resistance @ admittance
-    s = loop.shape[-1]
-    loop.reshape(*loop.shape[:-2], s * s)[..., :: s + 1] += 1.0
-    # 1 + resistance · admittance is well conditioned, and NumPy multiplies batches faster than it substitutes.
-    loop = np.linalg.inv(loop)
-    voltage = np.empty((*A.shape[:-2], s, ports))
-    for old, new in first.moves:
-        np.matmul(loop, A[..., first.shared, old], out=voltage[..., new])
-    loop = -(loop @ resistance)
-    for old, new in second.moves:
-        np.matmul(loop, B[..., second.shared, old], out=voltage[..., new])
-    current = admittance @ voltage
-    for old, new in second.moves:
-        current[..., new] += B[..., second.shared, old]
-    H = np.empty((*A.shape[:-2], ports, ports))
-    for part, side, response in ((A, first, current), (B, second, voltage)):
-        for old, new in side.moves:
-            np.matmul(part[..., old, side.shared], response, out=H[..., new, :])
-            for old_input, new_input in side.moves:
-                H[..., new, new_input] += part[..., old, old_input]
-    return H, _Join(voltage, current, first, second)
+def _close(H: Array, row: Array, wires: Wires) -> tuple[Array, Array, Array]:
+    """Transfer matrix; every port's input per source voltage; every sense current per output of a port.
 
-
-def _close(H: Array, shape: tuple[int, int], row: Array, wires: Wires) -> tuple[Array, Array, Array]:
-    """Transfer matrix; every port's input per source voltage; every sense current per output of a port."""
-    (rows, columns), (m, n) = shape, row.shape[1:]
-    from_bottom = m - 1 - np.arange(rows)
-    left, bottom, right = from_bottom, m + np.arange(columns), m + n + from_bottom
-    inputs, outputs = np.zeros((len(H), H.shape[-1], rows)), np.zeros((len(H), columns, H.shape[-1]))
-    inputs[:, left, np.arange(rows)] = 1.0
-    outputs[:, np.arange(columns), bottom] = -1.0
-    W = -H[:, bottom[:, None], left]
+    The ports of H are left, bottom and, if the rows are double-ended, right.
+    """
+    rows, columns = row.shape
+    sources = np.eye(rows)[::-1]
+    left, bottom, right = slice(rows), slice(rows, rows + columns), slice(rows + columns, None)
+    inputs, outputs = np.zeros((len(H), rows)), np.zeros((columns, len(H)))
+    inputs[left] = sources
+    outputs[:, bottom] = -np.eye(columns)
+    W = -H[bottom, left][:, ::-1]
     if wires.double_ended:
-        segments = row[:, from_bottom]
-        behind = segments[:, :, columns - 1] + wires.driver * (columns > 1)
+        behind = row[:, -1] + wires.driver * (columns > 1)
         # A row without any resistance: the second source brings no current, whatever is put before it.
-        behind[behind + segments.sum(axis=2) == 0] = 1.0
-        loop = H[:, right[:, None], right] - behind[:, :, None] * np.eye(rows)
-        inputs[:, right] = np.linalg.solve(loop, np.eye(rows) - H[:, right[:, None], left])
-        outputs[:, :, right] = np.linalg.solve(loop, H[:, right[:, None], bottom]).mT
-        W = W - H[:, bottom[:, None], right] @ inputs[:, right]
-    return W.mT, inputs, outputs
+        behind[behind + row.sum(axis=1) == 0] = 1.0
+        loop = H[right, right] - np.diag(behind)
+        inputs[right] = np.linalg.solve(loop, sources - H[right, left] @ sources)
+        outputs[:, right] = np.linalg.solve(loop, H[right, bottom]).T
+        W = W - H[bottom, right] @ inputs[right]
+    return W.T, inputs, outputs
 
 
-def _unjoin(bar: Array, join: _Join) -> tuple[Array, Array]:
-    """Gradients with respect to the two joined blocks' matrices, given that, symmetric, of the whole."""
-    bars = []
-    for side, response in ((join.first, join.current), (join.second, join.voltage)):
-        ports = response.shape[-2] + sum(old.stop - old.start for old, _ in side.moves)
-        part = np.empty((*bar.shape[:-2], ports, ports))
-        inner = response @ bar
-        part[..., side.shared, side.shared] = inner @ response.mT
-        for old, new in side.moves:
-            part[..., side.shared, old] = inner[..., new]
-            part[..., old, side.shared] = inner[..., new].mT
-            for old_input, new_input in side.moves:
-                part[..., old, old_input] = bar[..., new, new_input]
-        bars.append(part)
-    return bars[0], bars[1]
+def _part_gradient(bar: Array, response: Array, runs: Array) -> Array:
+    """Gradient with respect to a part's matrix, given that, symmetric, of the whole, per shared end's response."""
+    shared = slice(runs[0], runs[0] + len(response))
+    moves = _moves(runs)
+    ports = len(response) + runs[3] + runs[6]
+    part = np.empty((ports, ports))
+    inner = response @ bar
+    part[shared, shared] = inner @ response.T
+    for old, new, _ in moves:
+        part[shared, old] = inner[:, new]
+        part[old, shared] = inner[:, new].T
+        for old_input, new_input, _ in moves:
+            part[old, old_input] = bar[new, new_input]
+    return part
 
 
-def _spread(
-    bar: Array, levels: list[_Join], tree: _Tree | None, arrays: tuple[Array, Array, Array], right: bool
-) -> Array:
-    """Gradient with respect to the conductances, given that, symmetric, with respect to whole tiles' matrices."""
-    from pfmc.physics import network_leaves  # noqa: PLC0415  imports Numba
-
-    tiles, rows, columns = arrays[0].shape
-    side = SIDE << len(levels) // 2
-    m, n = rows // side, columns // side
-    bars = np.zeros((tiles, m, n, 4 * side, 4 * side))
-    _into_halves(bar, tree, bars, right, top=False)
-    for horizontal_join, vertical_join in zip(levels[-2::-2], levels[::-2], strict=True):
-        lower, upper = _unjoin(bars.reshape(tiles * m, n, *bars.shape[-2:]), vertical_join)
-        bars = np.stack([upper, lower], axis=1).reshape(-1, *lower.shape[-2:])
-        bars = np.stack(_unjoin(bars, horizontal_join), axis=1)
-        m, n = 2 * m, 2 * n
-    return np.asarray(network_leaves.gradient(*arrays, bars.reshape(tiles, m, n, *bars.shape[-2:])))
+def _moves(runs: Array) -> list[tuple[slice, slice, slice]]:
+    """Where the ports of a part are that a join leaves: in the part, in the whole, among themselves."""
+    _, f, t, size, f2, t2, size2 = runs.tolist()
+    return [
+        (slice(f, f + size), slice(t, t + size), slice(size)),
+        (slice(f2, f2 + size2), slice(t2, t2 + size2), slice(size, None)),
+    ]
 
 
-def _into_halves(bar: Array, tree: _Tree | None, bars: Array, right: bool, top: bool) -> None:
-    """Write the gradient with respect to each block of `bars` (tiles, m, n, ports, ports) into it."""
-    m, n = bars.shape[1:3]
-    if tree is None:
-        kept = _kept(bars.shape[-1] // 4, right, top)
-        bars[:, 0, 0, kept[:, None], kept] = bar
-        return
-    near, far = _cut(m, n)
-    first, second = _unjoin(bar, tree.join)
-    _into_halves(first, tree.first, bars[near], right or n >= m, top or n < m)
-    _into_halves(second, tree.second, bars[far], right, top)
+def _spread(bar: Array, cells: Array, steps: Array, parts: list[Array], g_bar: Array) -> None:
+    """Write the gradient with respect to the conductances, given that, symmetric, of the whole tile's matrix."""
+    from pfmc.physics.network_blocks import block_gradient, eliminate  # noqa: PLC0415  imports Numba
+
+    bars = [bar]
+    for step in steps[::-1]:
+        whole = bars.pop()
+        if step[0] == 0:
+            y0, y1, x0, x1, right, top = step[1:7]
+            block_gradient(cells[:, y0:y1, x0:x1], right, top, whole, g_bar[y0:y1, x0:x1])
+            continue
+        B, A, first, second = parts.pop(), parts.pop(), step[3:10], step[10:]
+        _, inputs_b, Y, v_a, v_b, i_a = eliminate(A, B, step[1], first, second)
+        voltage, current = np.empty((2, len(Y), len(whole)))
+        for runs, v, i in ((first, v_a, i_a), (second, v_b, inputs_b + Y @ v_b)):
+            for _, new, own in _moves(runs):
+                voltage[:, new], current[:, new] = v[:, own], i[:, own]
+        bars += _part_gradient(whole, current, first), _part_gradient(whole, voltage, second)
