@@ -123,7 +123,7 @@ def recover(technology: Technology, skeleton: Skeleton) -> Array:
         skeleton.metal2,
         column_of_net[net2],
         {_column_number(text): y for text, _, y in reversed(skeleton.labels2)},
-        *(contact_column, rows[0][contact_strip], tap, size[::-1], COLUMN),
+        *(contact_column, rows[0][contact_strip], tap, (size[1], size[0]), COLUMN),
     )
     for odd, labels, number_of in (
         (odd_rows, skeleton.labels1, _row_number),
