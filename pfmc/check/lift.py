@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, version_converter
 from onnx.external_data_helper import load_external_data_for_model, set_external_data
 
 from pfmc._version import __version__
@@ -19,6 +18,7 @@ from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, matrix_vector
 from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
+from pfmc.frontend.building import Names, Splice, graphs_of
 from pfmc.frontend.checks import subgraphs_of
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.windows import Windows
@@ -55,7 +55,7 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
     gone = {name for node in contractions for name in node.replaces}
     removed = [node for node in model.graph.node if node.name in gone]
     made_by_removed = {value for node in removed for value in node.output}
-    replacement: dict[str, _Splice] = {}  # by the value that it makes
+    replacement: dict[str, Splice] = {}  # by the value that it makes
     for contraction in contractions:
         if contraction.output not in made_by_removed:
             raise PassError(f"no node that it replaces makes {contraction.output}", f"node {contraction.name}")
@@ -169,53 +169,9 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-class Names:
-    """Names of a graph's values and nodes; gives out new ones."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._taken: set[str] = set()
-        for part in _graphs(graph):
-            for values in (part.input, part.output, part.initializer, part.node):
-                self._taken.update(value.name for value in values)
-            self._taken.update(name for node in part.node for name in (*node.input, *node.output))
-
-    def new(self, wanted: str) -> str:
-        """``wanted``, or if that is taken, with a number behind."""
-        name, count = wanted, 1
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
-
-
-@dataclass
-class _Splice:
-    """Nodes and initialisers that take the place of a contraction."""
-
-    name: str
-    names: Names
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-
-    def add(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node; gives the name of its output."""
-        name = attributes.pop("name", None) or self.names.new(f"{self.name}/{kind}")
-        output = self.names.new(f"{self.name}/{kind}_output")
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=name, **attributes))
-        return output
-
-    def constant(self, what: str, values: np.ndarray | Sequence[int]) -> str:
-        """Add an initialiser; gives its name."""
-        name = self.names.new(f"{self.name}/{what}")
-        array = values if isinstance(values, np.ndarray) else np.array(values, dtype=np.int64)
-        self.initializers.append(numpy_helper.from_array(array, name))
-        return name
-
-
-def _call(node: MatrixVector, names: Names) -> _Splice:
+def _call(node: MatrixVector, names: Names) -> Splice:
     """What stands in a contraction's place."""
-    splice = _Splice(node.name, names)
+    splice = Splice(node.name, names)
     x = node.input
     if node.weight.dtype != "float32":
         x = splice.add("Cast", [x], to=onnx.TensorProto.FLOAT)
@@ -235,7 +191,7 @@ def _call(node: MatrixVector, names: Names) -> _Splice:
     return splice
 
 
-def _window_vectors(splice: _Splice, windows: Windows, x: str, rows: int) -> str:
+def _window_vectors(splice: Splice, windows: Windows, x: str, rows: int) -> str:
     """Windows of x as vectors on the last axis, as :meth:`Windows.__call__` has them: one strided Slice per kernel tap.
 
     The ends of slices count from the back, so the spatial sizes need not be known.
@@ -327,18 +283,18 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs_of(node):
-            yield from _graphs(inner)
-
-
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Drop the initialisers that nobody reads, also where an old model lists them among its inputs."""
-    read = {value for part in _graphs(graph) for node in part.node for value in node.input}
-    read |= {output.name for part in _graphs(graph) for output in part.output}
+    """Drop nodes and initialisers that nobody reads, also where an old model lists them among its inputs."""
+    read = {output.name for output in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            nodes.append(node)
+            read.update(node.input)
+            for part in (inner for body in subgraphs_of(node) for inner in graphs_of(body)):
+                read.update(value for inner in part.node for value in inner.input)
+                read.update(output.name for output in part.output)
+    _set(graph.node, nodes[::-1])
     unread = {tensor.name for tensor in graph.initializer} - read
     _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in unread])
     _set(graph.input, [value for value in graph.input if value.name not in unread])
@@ -346,7 +302,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
 
 def _set_metadata(model: onnx.ModelProto) -> None:
     """Say who made it, and import only the domains in use."""
-    used = {node.domain for part in _graphs(model.graph) for node in part.node} | {""}
+    used = {node.domain for part in graphs_of(model.graph) for node in part.node} | {""}
     used |= {entry.domain for function in model.functions for entry in function.opset_import}
     imports = [entry for entry in model.opset_import if entry.domain in used - {DOMAIN}]
     _set(model.opset_import, [*imports, helper.make_opsetid(DOMAIN, 1)])

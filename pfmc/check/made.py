@@ -15,8 +15,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.functions import MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector
-from pfmc.check.lift import Names, add_physics, open_host, opset_of, save_model
+from pfmc.check.lift import add_physics, open_host, opset_of, save_model
 from pfmc.data import Dataset
+from pfmc.frontend.building import Names
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.errors import printable
+
+_PACKED_BITS: Final = {
+    "int2": 2,
+    "uint2": 2,
+    "int4": 4,
+    "uint4": 4,
+    "float4_e2m1fn": 4,
+}  # lowest bits first, as in ONNX
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What the stored numbers q of a weight mean: (q - zero point) · scale, as ONNX's DequantizeLinear has it.
+
+    Attributes:
+        dtype: of the numbers as they are stored ("int8", "uint4", "float8_e4m3fn").
+        scale: one number, one per position of the axis, or one per block of it.
+        zero_point: likewise, or the one number that it is everywhere.
+        extent: of the axis, as stored.
+        inner: numbers stored from one position of the axis to the next.
+        block: positions of the axis that share a scale, where there is one scale per block; else 0.
+    """
+
+    dtype: str
+    scale: Weight
+    zero_point: Weight | float
+    extent: int
+    inner: int
+    block: int
+
+    def applied(self, stored: Float[np.ndarray, " n"], places: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The numbers that those stored at ``places`` stand for."""
+        where = self._position(places)
+        zero = self.zero_point.take(where) if isinstance(self.zero_point, Weight) else self.zero_point
+        return (stored - zero) * self.scale.take(where)
+
+    def _position(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Where in the flattened scales that of each stored number is."""
+        if math.prod(self.scale.shape) == 1:
+            return np.zeros_like(places)
+        along = places // self.inner % self.extent
+        if not self.block:
+            return along
+        outer, blocks = places // (self.inner * self.extent), -(-self.extent // self.block)
+        return (outer * blocks + along // self.block) * self.inner + places % self.inner
 
 
 @dataclass(frozen=True)
@@ -19,9 +67,13 @@ class Weight:
     Attributes:
         name: the tensor's name in the model.
         shape: its shape.
-        dtype: a numpy or ml_dtypes name ("float32", "bfloat16").
+        dtype: a numpy or ml_dtypes name ("float32", "bfloat16"); of a quantised weight, what it is made into.
         path: the file that holds it, row-major and little-endian.
         offset: bytes from the start of that file.
+        axes: extent, and step in the file in numbers, of every axis of the tensor before it was last reshaped, slowest
+            first; empty where the file has it row-major. A transposed weight is the stored one with its axes in
+            another order.
+        quantisation: what the stored numbers mean, or None: themselves.
     """
 
     name: str
@@ -29,14 +81,88 @@ class Weight:
     dtype: str
     path: Path = field(repr=False)
     offset: int = field(repr=False)
+    axes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    quantisation: Quantisation | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
 
     def map(self) -> np.ndarray:
-        """The tensor, mapped read-only: nothing is read before it is used."""
-        dtype = np.dtype(getattr(ml_dtypes, self.dtype, self.dtype))
-        return np.memmap(self.path, dtype=dtype, mode="r", offset=self.offset, shape=self.shape)
+        """A tensor that is stored as it is, mapped read-only: nothing is read before it is used."""
+        return self._mapped(self.size).reshape(self.shape)
+
+    def take(self, index: Int[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+        """The numbers at these places of the flattened tensor, as float64; only those are read."""
+        places = self._places(index.reshape(-1))
+        reach = 1 + sum((extent - 1) * step for extent, step in self.axes) if self.axes else self.size
+        stored = self._read(places, reach)
+        values = stored if self.quantisation is None else self.quantisation.applied(stored, places)
+        return values.reshape(index.shape)
+
+    def transposed(self, order: Sequence[int]) -> Weight | None:
+        """The same numbers with the axes in another order; None if a reshape has joined what cannot be told apart."""
+        axes = _split(self.axes or ((self.size, 1),), self.shape)
+        if axes is None:
+            return None
+        moved = tuple(axis for i in order for axis in axes[i])
+        return replace(self, shape=tuple(self.shape[i] for i in order), axes=moved)
+
+    def reshaped(self, shape: Sequence[int]) -> Weight:
+        """The same numbers in another shape of the same size."""
+        return replace(self, shape=tuple(shape))
+
+    def _places(self, index: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Where in the file, in numbers, each place of the flattened tensor is."""
+        if not self.axes:
+            return index
+        places = np.zeros_like(index)
+        for extent, step in reversed(self.axes):
+            index, along = np.divmod(index, extent)
+            places += along * step
+        return places
+
+    def _read(self, places: Int[np.ndarray, " n"], reach: int) -> Float[np.ndarray, " n"]:
+        dtype = self.quantisation.dtype if self.quantisation is not None else self.dtype
+        bits = _PACKED_BITS.get(dtype)
+        if bits is None:
+            return np.asarray(self._mapped(reach)[places], dtype=np.float64)
+        per_byte = 8 // bits
+        stored = np.memmap(self.path, np.uint8, "r", self.offset, -(-reach // per_byte))
+        codes = np.asarray(stored[places // per_byte] >> (places % per_byte * bits)) & (2**bits - 1)
+        values = np.asarray(codes, dtype=np.uint8).view(getattr(ml_dtypes, dtype))
+        return np.asarray(values, dtype=np.float64)
+
+    def _mapped(self, size: int) -> np.ndarray:
+        name = self.quantisation.dtype if self.quantisation is not None else self.dtype
+        return np.memmap(self.path, np.dtype(getattr(ml_dtypes, name, name)), "r", self.offset, (size,))
 
     def __str__(self) -> str:
-        return f'"{printable(self.name)}" {self.dtype}[{"x".join(map(str, self.shape))}]'
+        stored = f"{self.quantisation.dtype} as " if self.quantisation is not None else ""
+        return f'"{printable(self.name)}" {stored}{self.dtype}[{"x".join(map(str, self.shape))}]'
+
+
+def _split(axes: Sequence[tuple[int, int]], shape: Sequence[int]) -> list[list[tuple[int, int]]] | None:
+    """Which axes in the file each axis of ``shape`` consists of; one of the file may be split, none joined."""
+    waiting = list(axes)
+    found: list[list[tuple[int, int]]] = []
+    for wanted in shape:
+        parts: list[tuple[int, int]] = []
+        missing = wanted
+        while missing > 1:
+            extent, step = waiting.pop(0)
+            if extent <= missing and missing % extent == 0:
+                parts.append((extent, step))
+                missing //= extent
+            elif extent % missing == 0:
+                parts.append((missing, step * (extent // missing)))
+                waiting.insert(0, (extent // missing, step))
+                missing = 1
+            else:
+                return None
+        found.append(parts)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,37 +186,36 @@ class Matrix:
     def rows(self) -> int:
         """Number of inputs."""
         if self.transposed:
-            return int(np.prod(self.weight.shape[1:], dtype=np.int64)) * self.groups
+            return math.prod(self.weight.shape[1:]) * self.groups
         return self.weight.shape[0]
 
     @property
     def columns(self) -> int:
         """Number of outputs."""
-        return self.weight.shape[0] if self.transposed else int(np.prod(self.weight.shape[1:], dtype=np.int64))
+        return self.weight.shape[0] if self.transposed else math.prod(self.weight.shape[1:])
 
     def block(self, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
         """Part of the matrix as float64; ``rows`` and ``columns`` are contiguous."""
-        stored = self.weight.map().reshape(self.weight.shape[0], -1)
-        if not self.transposed:
-            part = np.asarray(stored[rows.start : rows.stop, columns.start : columns.stop], dtype=np.float64)
-        elif self.groups == 1:
-            part = np.asarray(stored[columns.start : columns.stop, rows.start : rows.stop], dtype=np.float64).T
+        row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
+        if self.groups > 1:
+            part = self._grouped_block(row, column)
+        elif self.transposed:
+            part = self.weight.take(column[:, None] * self.rows + row).T
         else:
-            part = self._grouped_block(stored, rows, columns)
+            part = self.weight.take(row[:, None] * self.columns + column)
         if self.gain is not None:
             part = part * self.gain[columns.start : columns.stop]
         return part
 
-    def _grouped_block(self, stored: np.ndarray, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
+    def _grouped_block(
+        self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
+    ) -> Float[np.ndarray, "rows columns"]:
         rows_per_group, columns_per_group = self.rows // self.groups, self.columns // self.groups
-        row = np.arange(rows.start, rows.stop)
-        part = np.zeros((len(rows), len(columns)))
-        for group in range(columns.start // columns_per_group, (columns.stop - 1) // columns_per_group + 1):
-            inside = row // rows_per_group == group
-            first = max(columns.start, group * columns_per_group)
-            last = min(columns.stop, (group + 1) * columns_per_group)
-            values = stored[first:last, row[inside] - group * rows_per_group]
-            part[inside, first - columns.start : last - columns.start] = np.asarray(values, dtype=np.float64).T
+        part = np.zeros((len(row), len(column)))
+        for group in range(column[0] // columns_per_group, column[-1] // columns_per_group + 1):
+            inside, beside = row // rows_per_group == group, column // columns_per_group == group
+            index = column[beside, None] * rows_per_group + row[inside] - group * rows_per_group
+            part[np.ix_(inside, beside)] = self.weight.take(index).T
         return part
 
     def __str__(self) -> str:
