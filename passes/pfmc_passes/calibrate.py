@@ -47,6 +47,8 @@ class Calibrate(Pass[Netlist, Netlist]):
         values = sorted({node.input for node in nodes})
         for batch in context.activations(values):
             for node, tiles in source.by_node():
+                if node.input not in batch:  # it stands in a body, which was not run
+                    continue
                 vectors = _thinned(_vectors(node, batch[node.input]), self.vectors)
                 squares[node.name] += np.square(vectors).sum(axis=0)
                 seen[node.name] += len(vectors)

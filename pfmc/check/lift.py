@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, version_converter
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model, set_external_data
 
 from pfmc._version import __version__
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, matrix_vector
-from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
+from pfmc.errors import ArtifactError, PassError, VerifyError
+from pfmc.frontend.bodies import entered, replace_all
 from pfmc.frontend.building import Names, Splice, graphs_of
 from pfmc.frontend.checks import subgraphs_of
+from pfmc.frontend.opsets import brought_to_opset_min, opset_of
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.windows import Windows
 from pfmc.technology.schema import Technology
 
-OPSET_MIN: Final = 13  # Pad, Slice, Unsqueeze and ReduceSum take their numbers as inputs from here on
 IR_VERSION_MIN: Final = 8  # functions
 EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
 EXTERNAL_TENSOR_BYTES: Final = 1024  # smaller tensors stay embedded
@@ -47,31 +48,30 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
         ImportModelError: if the model is of an old opset and cannot be brought to a newer one.
         PassError: if a contraction does not say which node makes its output.
     """
-    model = _load(folded)
-    if opset_of(model) < OPSET_MIN:
-        model = _brought_to_opset_min(model, folded)
+    model = brought_to_opset_min(_load(folded), folded)
     names = Names(model.graph)
     contractions = [node for node in graph.matrices() if node.name in mapped]
     gone = {name for node in contractions for name in node.replaces}
-    removed = [node for node in model.graph.node if node.name in gone]
+    removed = [node for _, node in entered(model.graph) if node.name in gone]
     made_by_removed = {value for node in removed for value in node.output}
     replacement: dict[str, Splice] = {}  # by the value that it makes
     for contraction in contractions:
         if contraction.output not in made_by_removed:
             raise PassError(f"no node that it replaces makes {contraction.output}", f"node {contraction.name}")
         replacement[contraction.output] = _call(contraction, names)
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.name not in gone:
-            nodes.append(node)
-        for value in node.output:
-            if value in replacement:
-                nodes.extend(replacement[value].nodes)
-    _set(model.graph.node, nodes)
+    for part in graphs_of(model.graph):
+        nodes: list[onnx.NodeProto] = []
+        for node in part.node:
+            if node.name not in gone:
+                nodes.append(node)
+            for value in node.output:
+                if value in replacement:
+                    nodes.extend(replacement[value].nodes)
+        replace_all(part.node, nodes)
     for splice in replacement.values():
         model.graph.initializer.extend(splice.initializers)
     lost = made_by_removed - replacement.keys()
-    _set(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])
+    replace_all(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])
     _drop_unread(model.graph)
     _load_data(model, folded)
     _set_metadata(model)
@@ -126,7 +126,7 @@ def open_host(
     by_node: dict[str, list[TileRecord]] = {}
     for tile in tiles:
         by_node.setdefault(tile.node, []).append(tile)
-    calls = {node.name: node for node in model.graph.node if node.domain == DOMAIN}
+    calls = {node.name: node for _, node in entered(model.graph) if node.domain == DOMAIN}
     if calls.keys() != by_node.keys():
         odd = sorted(calls.keys() ^ by_node.keys())[0]
         raise VerifyError("the host model and the table of tiles do not name the same contractions", f"node {odd}")
@@ -268,36 +268,26 @@ def _load_data(model: onnx.ModelProto, path: Path) -> None:
         raise ArtifactError(f"the model's external data cannot be read: {e}", str(path)) from None
 
 
-def _brought_to_opset_min(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    _load_data(model, path)
-    try:
-        return version_converter.convert_version(model, OPSET_MIN)
-    except (RuntimeError, ValueError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as e:
-        reason = str(e).rpartition("failed: ")[2]  # behind the converter's own file, line and assertion
-        problem = f"opset {opset_of(model)} cannot be brought to {OPSET_MIN}: {reason}"
-        raise ImportModelError(problem, str(path), "export the model with a newer opset") from None
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Of the standard operators."""
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
 def _drop_unread(graph: onnx.GraphProto) -> None:
     """Drop nodes and initialisers that nobody reads, also where an old model lists them among its inputs."""
+    read = _drop_unread_nodes(graph)
+    unread = {tensor.name for tensor in graph.initializer} - read
+    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in unread])
+    replace_all(graph.input, [value for value in graph.input if value.name not in unread])
+
+
+def _drop_unread_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Drop nodes that nobody reads, in bodies too; gives what the others read."""
     read = {output.name for output in graph.output}
     nodes: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if not read.isdisjoint(node.output):
             nodes.append(node)
             read.update(node.input)
-            for part in (inner for body in subgraphs_of(node) for inner in graphs_of(body)):
-                read.update(value for inner in part.node for value in inner.input)
-                read.update(output.name for output in part.output)
-    _set(graph.node, nodes[::-1])
-    unread = {tensor.name for tensor in graph.initializer} - read
-    _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in unread])
-    _set(graph.input, [value for value in graph.input if value.name not in unread])
+            for body in subgraphs_of(node):
+                read |= _drop_unread_nodes(body)
+    replace_all(graph.node, nodes[::-1])
+    return read
 
 
 def _set_metadata(model: onnx.ModelProto) -> None:
@@ -305,13 +295,6 @@ def _set_metadata(model: onnx.ModelProto) -> None:
     used = {node.domain for part in graphs_of(model.graph) for node in part.node} | {""}
     used |= {entry.domain for function in model.functions for entry in function.opset_import}
     imports = [entry for entry in model.opset_import if entry.domain in used - {DOMAIN}]
-    _set(model.opset_import, [*imports, helper.make_opsetid(DOMAIN, 1)])
+    replace_all(model.opset_import, [*imports, helper.make_opsetid(DOMAIN, 1)])
     model.producer_name, model.producer_version = "pfmc", __version__
     model.ir_version = max(model.ir_version, IR_VERSION_MIN)
-
-
-def _set(repeated: Any, values: Sequence[Any]) -> None:
-    """Replace the content of a repeated protobuf field."""
-    copies = list(values)
-    del repeated[:]
-    repeated.extend(copies)

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector
-from pfmc.check.lift import add_physics, open_host, opset_of, save_model
+from pfmc.check.functions import DOMAIN, MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector
+from pfmc.check.lift import add_physics, open_host, save_model
 from pfmc.data import Dataset
+from pfmc.frontend.bodies import entered
 from pfmc.frontend.building import Names
+from pfmc.frontend.opsets import opset_of
 from pfmc.frontend.runtime import BATCH, Runtime
+from pfmc.frontend.taps import tap
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires
 from pfmc.physics.variation import Chip, TemperatureLaw, Variation, draw_chip, thermal_noise
@@ -93,10 +96,8 @@ class MadeModel:
                 graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
         made = cls(_runtime(model), crossbars, found)
         del graph.output[:]
-        for name in crossbars:
-            value = names.new(f"{name}/read")
-            graph.node.append(helper.make_node("Identity", [calls[name].input[0]], [value]))
-            graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
+        copies = _copies_read(graph, names)
+        tap(graph, [copies[name] for name in crossbars])
         return made, _runtime(model)
 
     def run(
@@ -117,6 +118,16 @@ class MadeModel:
             values[keys["microamps_error"]] = made.offset.astype(np.float32) + made.noise.astype(np.float32) * noise
             values[keys["units_offset"]] = made.added.sum(axis=(0, 1)).astype(np.float32)
         return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
+
+
+def _copies_read(graph: GraphProto, names: Names) -> dict[str, str]:
+    """Copy what each call reads, beside it; gives the copies' names by that of the call."""
+    found: dict[str, str] = {}
+    for part, node in list(entered(graph)):
+        if node.domain == DOMAIN:
+            found[node.name] = names.new(f"{node.name}/read")
+            part.node.append(helper.make_node("Identity", [node.input[0]], [found[node.name]]))
+    return found
 
 
 def _runtime(model: ModelProto) -> Runtime:

@@ -148,7 +148,8 @@ class Fabrication:
         if not trim:
             return cls(maker, model, variation, drawn, None)
         given = model.given(drawn, calibration, maker.generator(0, -2))
-        vectors = dict(zip(model.crossbars, measured_vectors(read, given), strict=True))
+        rows = [crossbars.rows for crossbars in model.crossbars.values()]
+        vectors = dict(zip(model.crossbars, measured_vectors(read, given, rows), strict=True))
         return cls(maker, model, variation, drawn, Trim(model.crossbars, drawn, vectors, ideal_converters))
 
     def compared(

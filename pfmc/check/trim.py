@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pfmc.check.functions import Crossbars
 from pfmc.check.made import MadeCrossbars
 from pfmc.data import Dataset
+from pfmc.frontend.activations import entries
 from pfmc.frontend.runtime import BATCH, Runtime
 
 VECTORS = 256  # that each contraction is measured on; two numbers per column are fitted to them
@@ -73,16 +74,19 @@ class Trim:
         return exact if self.ideal_converters else np.clip(np.rint(exact), low, high)
 
 
-def measured_vectors(read: Runtime, calibration: Dataset) -> list[Float[np.ndarray, "vectors rows"]]:
+def measured_vectors(
+    read: Runtime, calibration: Dataset, rows: Sequence[int]
+) -> list[Float[np.ndarray, "vectors rows"]]:
     """Vectors that each contraction reads on calibration data, evenly taken from all of them.
 
     Args:
         read: gives what each contraction reads.
+        rows: of each contraction; one in a body may not have been run at all.
     """
-    found: list[list[np.ndarray]] = [[] for _ in read.outputs]
+    found = [[np.zeros((0, each))] for each in rows]
     for _, outputs in read.run_batches(calibration, BATCH, read.outputs):
         for vectors, name in zip(found, read.outputs, strict=True):
-            vectors.append(_evenly(outputs[name].reshape(-1, outputs[name].shape[-1])))
+            vectors += [_evenly(values.reshape(-1, values.shape[-1])) for values in entries(outputs[name])]
     return [_evenly(np.concatenate(vectors)).astype(np.float64) for vectors in found]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,8 @@ import onnx
 from onnx import helper
 
 from pfmc.data import Dataset, sample_axis
-from pfmc.frontend.activations import record
+from pfmc.frontend.activations import Seen, record
+from pfmc.frontend.bodies import entered
 from pfmc.frontend.checks import read_proto, tensors_of
 from pfmc.frontend.importer import ImportedModel
 from pfmc.frontend.operators import kind_of
@@ -44,8 +45,8 @@ class Counts:
     Attributes:
         parameters: numbers in all floating-point and 4- or 8-bit tensors with more than one element, initialisers and
             constants, in subgraphs and functions too: of the original model, or of the folded one if those are more.
-        macs_by_node: multiply-accumulates per sample of every node that multiplies matrices, at the top level of the
-            folded model, from the shapes that occur when the first sample runs.
+        macs_by_node: multiply-accumulates per sample of every node that multiplies matrices, in bodies too, from the
+            shapes that occur when the first sample runs.
     """
 
     parameters: int
@@ -66,17 +67,27 @@ def count(imported: ImportedModel, dataset: Dataset) -> Counts:
     path = imported.files[0]
     model = onnx.load(imported.folded, load_external_data=False)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    busy = [node for node in model.graph.node if kind_of(node) in _MACS]
+    busy = [node for _, node in entered(model.graph) if kind_of(node) in _MACS]
     values = dict.fromkeys(
         name for node in busy for name in (*node.input, *node.output) if name and name not in constants
     )
     samples = sample_axis(imported.inputs)[0] or 1
-    shapes: dict[str, tuple[int, ...]] = dict(constants)
-    for found in record(imported, dataset.take(samples), list(values), samples):
-        shapes.update((name, value.shape) for name, value in found.items())
-    macs = {node.name: _MACS[node.op_type](node, shapes) // samples for node in busy}
+    (seen,) = record(imported, dataset.take(samples), list(values), samples)
+    macs = {
+        node.name: sum(_MACS[node.op_type](node, shapes) for shapes in _shapes(node, seen, constants)) // samples
+        for node in busy
+    }
     # Folding can make weights of what was computed: constants that were filled, sliced or shared.
     return Counts(max(_trained(read_proto(path)), _trained(model)), macs)
+
+
+def _shapes(node: onnx.NodeProto, seen: Seen, constants: Sizes) -> Iterator[Sizes]:
+    """Shapes of what a node reads and makes, each time it is run."""
+    times = len(seen[node.output[0]])
+    dynamic = [name for name in (*node.input, *node.output) if name in seen]
+    for i in range(times):  # what was computed less often stands around the node's body
+        now = {name: seen[name][i if len(seen[name]) == times else -1].shape for name in dynamic}
+        yield {**{name: constants[name] for name in node.input if name in constants}, **now}
 
 
 def _trained(model: onnx.ModelProto) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +17,15 @@ from onnx import helper
 from pfmc.data import InputSpec
 from pfmc.errors import ImportModelError
 from pfmc.frontend import folding
-from pfmc.frontend.checks import check_proto, read_proto
+from pfmc.frontend.bodies import ENTERED, entered, flatten, made_in, name_nodes
+from pfmc.frontend.building import graphs_of
+from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.operators import operation
+from pfmc.frontend.opsets import brought_to_opset_min
 from pfmc.frontend.runtime import INPUT_DTYPES, first_line
-from pfmc.ir.graph import Contraction, Graph, HostNode
+from pfmc.frontend.scans import scans_to_loops
+from pfmc.ir.graph import Affine, Contraction, Graph, HostNode, Node
 
 FOLDING_SECONDS: Final = 600
 FOLDING_BYTES: Final = 8 * 2**30  # of address space, beside four times the model's own size
@@ -55,12 +59,12 @@ def import_model(path: Path, work: Path) -> ImportedModel:
     memory = FOLDING_BYTES + 4 * sum(file.stat().st_size for file in (path, *external))
     folded, again = work / "folded.onnx", work / "folded-again.onnx"
     _fold(path, folded, memory, str(path))
-    model = onnx.load(folded, load_external_data=False)
-    if _casts_constants(model.graph):
+    model = _flattened(folded)
+    if _rewritten(model, path) or _casts_constants(model.graph):
+        folded.write_bytes(model.SerializeToString(deterministic=True))
         _fold(folded, again, memory, str(path))
         folded = again
-        model = onnx.load(folded, load_external_data=False)
-    _name_nodes(model.graph)
+        model = _flattened(folded)
     folded.write_bytes(model.SerializeToString(deterministic=True))
     inputs = _inputs(model.graph, path)
     graph = _graph(model, Constants(model, work), [spec.name for spec in inputs], path)
@@ -84,21 +88,29 @@ def _fold(model: Path, folded: Path, memory: int, where: str) -> None:
         raise ImportModelError(f"ONNX Runtime cannot load it: {first_line(done.stdout)}", where)
 
 
+def _flattened(folded: Path) -> onnx.ModelProto:
+    """The folded model, everything in it with a name of its own."""
+    model = onnx.load(folded, load_external_data=False)
+    flatten(model.graph)
+    name_nodes(model.graph)
+    return model
+
+
+def _rewritten(model: onnx.ModelProto, path: Path) -> bool:
+    """Bring control flow to the form that is looked into; whether there was something to do."""
+    if all(part is model.graph for part in graphs_of(model.graph)):
+        return False
+    modern = brought_to_opset_min(model, path)
+    if modern is not model:
+        model.CopyFrom(modern)
+        name_nodes(model.graph)
+    return scans_to_loops(model.graph) or modern is not model
+
+
 def _casts_constants(graph: onnx.GraphProto) -> bool:
     """Whether weights are cast when the model runs: ONNX Runtime adds that to float16 models, after it has folded."""
     constants = {tensor.name for tensor in graph.initializer}
     return any(node.op_type == "Cast" and node.input[0] in constants for node in graph.node)
-
-
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node without a name one of its own; ONNX Runtime has refused models in which two have the same."""
-    taken = {node.name for node in graph.node}
-    numbers: dict[str, int] = {}
-    for node in graph.node:
-        while not node.name:
-            numbers[node.op_type] = number = numbers.get(node.op_type, 0) + 1
-            wanted = f"{node.op_type}_{number}"
-            node.name = "" if wanted in taken else wanted
 
 
 def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:
@@ -120,7 +132,7 @@ def _graph(model: onnx.ModelProto, constants: Constants, inputs: Sequence[str], 
     dequantised = {
         node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
-    nodes = tuple(operation(node, constants, shapes, dequantised) for node in model.graph.node)
+    nodes = tuple(_operation(node, part, constants, shapes, dequantised) for part, node in entered(model.graph))
     contractions = [node for node in nodes if isinstance(node, Contraction)]
     if not contractions:
         reasons = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
@@ -136,6 +148,23 @@ def _graph(model: onnx.ModelProto, constants: Constants, inputs: Sequence[str], 
     return graph
 
 
+def _operation(
+    node: onnx.NodeProto,
+    graph: onnx.GraphProto,
+    constants: Constants,
+    shapes: Mapping[str, tuple[int | None, ...]],
+    dequantised: Container[str],
+) -> Node:
+    """The operation that a node of a graph is; the owner of bodies reads what they give."""
+    found = operation(node, constants, shapes, dequantised)
+    if isinstance(found, Affine) and found.input not in made_in(graph):
+        return HostNode(node.name, node.op_type, found.inputs, found.outputs)  # not to be folded out of its body
+    if isinstance(found, HostNode) and node.op_type in ENTERED:
+        given = (value.name for body in subgraphs_of(node) for value in body.output)
+        return replace(found, inputs=tuple(dict.fromkeys((*found.inputs, *given))))
+    return found
+
+
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     """Shapes of values, as far as shape inference finds them; the model has been loaded by ONNX Runtime before."""
     try:
@@ -143,9 +172,10 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
     except (RuntimeError, ValueError):  # it gives up on what it does not know: shapes stay unknown then
         inferred = model
     found = {}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            found[value.name] = _extents(value.type.tensor_type)
+    for graph in graphs_of(inferred.graph):
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+                found[value.name] = _extents(value.type.tensor_type)
     return found
 
 

@@ -10,6 +10,7 @@ import onnx
 from jaxtyping import Float
 from onnx import helper
 
+from pfmc.frontend.bodies import ENTERED
 from pfmc.frontend.checks import subgraphs_of
 from pfmc.frontend.constants import Constants
 from pfmc.ir.graph import Affine, Conv, Gemm, HostNode, MatMul, Node
@@ -92,8 +93,8 @@ def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequantis
         return _batch_normalization(node, attributes, constants)
     if kind in UNMAPPED and any(name in constants for name in _operands(node)):
         raise _Kept(f"{node.op_type} is not mapped")
-    if _body_multiplies(node, constants):
-        raise _Kept("what stands in the body of a control flow operator is not mapped")
+    if kind not in ENTERED and _body_multiplies(node, constants):
+        raise _Kept("what stands in the body of this operator is not mapped")
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -74,6 +74,8 @@ class Runtime:
         for inputs, found in self.run_batches(dataset, batch, self.outputs):
             rows = min((len(inputs[name]) for name in sampled), default=1)
             for name, value in found.items():
+                if not isinstance(value, np.ndarray):
+                    raise DataError(f"the value {name} is not a tensor", self._name)
                 by_sample = value.shape[:1] == (rows,)
                 if not by_sample and rows > 1 and lead is None:
                     return self.run(dataset, 1)
@@ -85,8 +87,8 @@ class Runtime:
 
     def run_batches(
         self, dataset: Dataset, batch: int, outputs: Sequence[str]
-    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """Inputs and outputs by name, batch by batch.
+    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+        """Inputs and outputs by name, batch by batch; an output may be a sequence of tensors.
 
         A model that takes a fixed number of samples is given that many, the last one repeated where they run out. One
         that says it takes any number but fails on many is given them one by one.
@@ -107,7 +109,7 @@ class Runtime:
             else:
                 yield inputs, found
 
-    def _run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray], outputs: Sequence[str]) -> dict[str, Any]:
         if not outputs:
             return {}
         try:
@@ -115,11 +117,7 @@ class Runtime:
         except _FAILURES as e:
             problem = f"ONNX Runtime cannot run it on these inputs: {first_line(str(e))}"
             raise DataError(problem, self._name, "give data that fit the model") from None
-        arrays = {name: value for name, value in zip(outputs, found, strict=True) if isinstance(value, np.ndarray)}
-        for name in outputs:
-            if name not in arrays:
-                raise DataError(f"the value {name} is not a tensor", self._name)
-        return arrays
+        return dict(zip(outputs, found, strict=True))
 
 
 def first_line(message: str) -> str:
