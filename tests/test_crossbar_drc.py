@@ -42,7 +42,17 @@ def judged(chip: Layout, folder: Path) -> tuple[int, str]:
 )
 def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     """A full tile whose lengths lie anywhere in the range, and one with unused strips; each foundry has two decks."""
-    status, said = judged(layout(small(name, size, size), [(size, size), (size // 2, size - 3)]), tmp_path)
+    assert_clean(layout(small(name, size, size), [(size, size), (size // 2, size - 3)]), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_a_chip_of_20000_weights_is_clean(name: str, tmp_path: Path) -> None:
+    assert_clean(layout(small(name, 64, 64), [(64, 64)] * 5), tmp_path)
+
+
+def assert_clean(chip: Layout, folder: Path) -> None:
+    status, said = judged(chip, folder)
     reports = said.strip().splitlines()
     assert status == 0, said
     assert len(reports) == 2

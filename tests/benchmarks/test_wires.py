@@ -12,7 +12,10 @@ import pfmc
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 
 
-@pytest.mark.parametrize("technology", ["sg13g2", "sg13g2/slide", "sg13g2/rppd", "gf180mcu", "generic"])
+@pytest.mark.parametrize(
+    "technology",
+    ["sg13g2", "sg13g2/slide", "sg13g2/compact", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu", "generic"],
+)
 @pytest.mark.parametrize("sample", ["digits_mlp", "digits_cnn", "language_encoder"])
 def test_wires(sample: str, technology: str, tmp_path: Path) -> None:
     source = SAMPLES / sample
@@ -36,7 +39,7 @@ def test_wires(sample: str, technology: str, tmp_path: Path) -> None:
     seconds = middle - start, time.perf_counter() - middle
     real, ideal, wrong = error(bundle), error(plain, ideal_wires=True), error(plain)
     print(
-        f"{sample:17} {technology:12} real wires {real:7.3%}, ideal {ideal:7.3%} ({real / ideal:5.3f} times), "
+        f"{sample:17} {technology:14} real wires {real:7.3%}, ideal {ideal:7.3%} ({real / ideal:5.3f} times), "
         f"not compensated {wrong:7.2%}; compile {seconds[0]:5.1f} s, without compensation {seconds[1]:5.1f} s"
     )
     assert real <= 1.1 * ideal
