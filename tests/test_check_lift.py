@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from builders import weight
+from exact import ANY, exact_tiles, fabricated_exactly
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -24,8 +25,6 @@ from pfmc.errors import ArtifactError, ImportModelError, PassError, VerifyError
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.weights import Matrix
 from pfmc.ir.windows import Windows
-from pfmc.netlist.netlist import Range
-from pfmc.physics.crossbar import IDEAL
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -83,68 +82,6 @@ def matrix_vector(
 
 def graph_of(*nodes: MatrixVector) -> Graph:
     return Graph("model", (nodes[0].input,), (nodes[-1].output,), nodes, {})
-
-
-def exact_tiles(
-    node: MatrixVector, technology: Technology, *, rows: int, columns: int, input_range: Range, output_range: Range
-) -> tuple[list[TileRecord], list[TileAsBuilt]]:
-    """Tiles whose conductances realise a matrix exactly, one device of each pair open; none where a block is zero."""
-    records, built = [], []
-    scale = 1e-6
-    for row in range(0, node.matrix.rows, rows):
-        for column in range(0, node.matrix.columns, columns):
-            end = min(row + rows, node.matrix.rows), min(column + columns, node.matrix.columns)
-            block = node.matrix.block(range(row, end[0]), range(column, end[1]))
-            if not block.any():
-                continue
-            name = f"{node.name}-{row}-{column}"
-            with np.errstate(divide="ignore"):
-                resistance = np.stack(
-                    [1 / (scale * np.maximum(block, 0)), 1 / (scale * np.maximum(-block, 0))], axis=-1
-                )
-            records.append(
-                TileRecord(
-                    name=name,
-                    node=node.name,
-                    primitive="crossbar-end",
-                    row_start=row,
-                    row_stop=end[0],
-                    column_start=column,
-                    column_stop=end[1],
-                    x=0,
-                    y=0,
-                    scale_siemens=scale,
-                    input_volts=0.2,
-                    input_bits=10,
-                    output_bits=10,
-                    copy_number=0,
-                    copies=1,
-                    input_low=input_range.low,
-                    input_high=input_range.high,
-                    output_low=output_range.low,
-                    output_high=output_range.high,
-                )
-            )
-            built.append(TileAsBuilt(name, resistance, IDEAL, resistance.size, length=resistance, width=resistance))
-    return records, built
-
-
-ANY = Range(-1.0, 1.0)
-
-
-def fabricated_exactly(folder: Path, model: onnx.ModelProto, nodes: Sequence[MatrixVector]) -> onnx.ModelProto:
-    """The as-fabricated model with exact conductances and ideal converters: what the host's calls stand for."""
-    save_model(model, folder / "host.onnx")
-    technology = load("generic")
-    records: list[TileRecord] = []
-    built: list[TileAsBuilt] = []
-    for node in nodes:
-        some = exact_tiles(node, technology, rows=8, columns=8, input_range=ANY, output_range=ANY)
-        records += some[0]
-        built += some[1]
-    result = as_fabricated(folder / "host.onnx", records, built, technology, ideal_converters=True)
-    onnx.checker.check_model(result)
-    return result
 
 
 def window_rules() -> st.SearchStrategy[list[tuple[int, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,9 +13,9 @@ from onnx import helper
 from pfmc.data import Dataset, sample_axis
 from pfmc.frontend.activations import Seen, record
 from pfmc.frontend.bodies import entered
-from pfmc.frontend.checks import read_proto, tensors_of
+from pfmc.frontend.building import kind_of
+from pfmc.frontend.checks import nodes_of, read_proto, tensors_of
 from pfmc.frontend.importer import ImportedModel
-from pfmc.frontend.operators import kind_of
 
 TRAINED_TYPES: Final = frozenset(
     {
@@ -43,8 +43,9 @@ class Counts:
     """Sizes of a model.
 
     Attributes:
-        parameters: numbers in all floating-point and 4- or 8-bit tensors with more than one element, initialisers and
+        parameters: numbers in all floating-point and 2- to 8-bit tensors with more than one element, initialisers and
             constants, in subgraphs and functions too: of the original model, or of the folded one if those are more.
+            The scales and zero points that say what quantised ones mean are not counted.
         macs_by_node: multiply-accumulates per sample of every node that multiplies matrices, in bodies too, from the
             shapes that occur when the first sample runs.
     """
@@ -66,19 +67,21 @@ def count(imported: ImportedModel, dataset: Dataset) -> Counts:
     """
     path = imported.files[0]
     model = onnx.load(imported.folded, load_external_data=False)
+    busy = [node for _, node in entered(model.graph) if kind_of(node) in _MACS and node.name not in imported.helpers]
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    busy = [node for _, node in entered(model.graph) if kind_of(node) in _MACS]
+    mapped = {contraction.name: contraction.weight.shape for contraction in imported.graph.contractions()}
+    constants.update((node.input[1], mapped[node.name]) for node in busy if node.name in mapped)
     values = dict.fromkeys(
         name for node in busy for name in (*node.input, *node.output) if name and name not in constants
     )
     samples = sample_axis(imported.inputs)[0] or 1
     (seen,) = record(imported, dataset.take(samples), list(values), samples)
     macs = {
-        node.name: sum(_MACS[node.op_type](node, shapes) for shapes in _shapes(node, seen, constants)) // samples
+        node.name: sum(_MACS[kind_of(node)](node, shapes) for shapes in _shapes(node, seen, constants)) // samples
         for node in busy
     }
     # Folding can make weights of what was computed: constants that were filled, sliced or shared.
-    return Counts(max(_trained(read_proto(path)), _trained(model)), macs)
+    return Counts(max(_trained(read_proto(path), ()), _trained(model, imported.helpers)), macs)
 
 
 def _shapes(node: onnx.NodeProto, seen: Seen, constants: Sizes) -> Iterator[Sizes]:
@@ -90,15 +93,31 @@ def _shapes(node: onnx.NodeProto, seen: Seen, constants: Sizes) -> Iterator[Size
         yield {**{name: constants[name] for name in node.input if name in constants}, **now}
 
 
-def _trained(model: onnx.ModelProto) -> int:
-    sizes = [math.prod(tensor.dims) for tensor in tensors_of(model) if tensor.data_type in TRAINED_TYPES]
+def _trained(model: onnx.ModelProto, others: Container[str]) -> int:
+    """Numbers in trained tensors that are not among ``others``; packed ones count each."""
+    nodes = list(nodes_of(model))
+    meanings = {name for node in nodes for name in _at(node, _MEANINGS.get(kind_of(node), ()))}
+    packed = {node.input[1]: _few_bits_size(node) for node in nodes if kind_of(node) == "com.microsoft::MatMulNBits"}
+    sizes = [
+        packed.get(tensor.name, math.prod(tensor.dims))
+        for tensor in tensors_of(model)
+        if tensor.data_type in TRAINED_TYPES and tensor.name not in meanings and tensor.name not in others
+    ]
     return sum(size for size in sizes if size > 1)
+
+
+def _at(node: onnx.NodeProto, places: Iterable[int]) -> list[str]:
+    return [node.input[i] for i in places if i < len(node.input) and node.input[i]]
+
+
+def _few_bits_size(node: onnx.NodeProto) -> int:
+    return math.prod(a.i for a in node.attribute if a.name in ("K", "N"))
 
 
 def _product(node: onnx.NodeProto, shapes: Sizes) -> int:
     """MatMul and Gemm: every output is a sum over the last axis of the first operand."""
     transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else -1]
+    return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-2 if transposed else -1]
 
 
 def _convolution(node: onnx.NodeProto, shapes: Sizes) -> int:
@@ -135,6 +154,8 @@ _MACS: Final = {
     "MatMulInteger": _product,
     "QLinearMatMul": _product,
     "Gemm": _product,
+    "com.microsoft::FusedMatMul": _product,
+    "com.microsoft::MatMulNBits": _product,
     "Conv": _convolution,
     "ConvInteger": _convolution,
     "QLinearConv": _quantised_convolution,
@@ -143,4 +164,18 @@ _MACS: Final = {
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
+}
+
+# Which inputs only say what quantised numbers mean.
+_MEANINGS: Final = {
+    "DequantizeLinear": (1, 2),
+    "QuantizeLinear": (1, 2),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "MatMulInteger": (2, 3),
+    "ConvInteger": (2, 3),
+    "com.microsoft::MatMulNBits": (2, 3),
+    "com.microsoft::DynamicQuantizeMatMul": (2, 3),
+    "com.microsoft::MatMulIntegerToFloat": (2, 3, 4, 5),
+    "com.microsoft::QGemm": (1, 2, 4, 5, 7, 8),
 }

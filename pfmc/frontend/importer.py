@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.operators import operation
 from pfmc.frontend.opsets import brought_to_opset_min
+from pfmc.frontend.rewriting import rewrite
 from pfmc.frontend.runtime import INPUT_DTYPES, first_line
 from pfmc.frontend.scans import scans_to_loops
 from pfmc.ir.graph import Affine, Contraction, Graph, HostNode, Node
@@ -40,6 +41,7 @@ class ImportedModel:
         sha256: of the file that was given.
         files: that file, and its external data.
         inputs: what the model reads.
+        helpers: names of nodes and initialisers that only rearrange, though their operator could multiply.
     """
 
     graph: Graph
@@ -47,6 +49,7 @@ class ImportedModel:
     sha256: str
     files: tuple[Path, ...]
     inputs: tuple[InputSpec, ...]
+    helpers: frozenset[str]
 
 
 def import_model(path: Path, work: Path) -> ImportedModel:
@@ -65,12 +68,14 @@ def import_model(path: Path, work: Path) -> ImportedModel:
         _fold(folded, again, memory, str(path))
         folded = again
         model = _flattened(folded)
+    constants = Constants(model, work)
+    rewritten = rewrite(model.graph, constants, _shapes(model))
     folded.write_bytes(model.SerializeToString(deterministic=True))
     inputs = _inputs(model.graph, path)
-    graph = _graph(model, Constants(model, work), [spec.name for spec in inputs], path)
+    graph = _graph(model, constants, rewritten.reasons, [spec.name for spec in inputs], path)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    return ImportedModel(graph, folded, digest, (path, *external), inputs)
+    return ImportedModel(graph, folded, digest, (path, *external), inputs, frozenset(rewritten.helpers))
 
 
 def _fold(model: Path, folded: Path, memory: int, where: str) -> None:
@@ -97,9 +102,7 @@ def _flattened(folded: Path) -> onnx.ModelProto:
 
 
 def _rewritten(model: onnx.ModelProto, path: Path) -> bool:
-    """Bring control flow to the form that is looked into; whether there was something to do."""
-    if all(part is model.graph for part in graphs_of(model.graph)):
-        return False
+    """Bring old operators and control flow to the form that is looked into; whether there was something to do."""
     modern = brought_to_opset_min(model, path)
     if modern is not model:
         model.CopyFrom(modern)
@@ -127,17 +130,16 @@ def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:
     return tuple(found)
 
 
-def _graph(model: onnx.ModelProto, constants: Constants, inputs: Sequence[str], path: Path) -> Graph:
+def _graph(
+    model: onnx.ModelProto, constants: Constants, reasons: Mapping[str, str], inputs: Sequence[str], path: Path
+) -> Graph:
     shapes = _shapes(model)
-    dequantised = {
-        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
-    }
-    nodes = tuple(_operation(node, part, constants, shapes, dequantised) for part, node in entered(model.graph))
+    nodes = tuple(_operation(node, part, constants, shapes, reasons) for part, node in entered(model.graph))
     contractions = [node for node in nodes if isinstance(node, Contraction)]
     if not contractions:
-        reasons = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
-        problem = "nothing to map: no MatMul, Gemm or Conv has trained constants for weights"
-        raise ImportModelError(problem, str(path), reasons[0] if reasons else None)
+        why = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
+        problem = "nothing to map: no operator multiplies by trained constants in a form that can be"
+        raise ImportModelError(problem, str(path), why[0] if why else None)
     for node in contractions:
         check_finite(node.weight, f"{path}: node {node.name}")
         if node.bias is not None and not np.isfinite(node.bias).all():
@@ -153,10 +155,10 @@ def _operation(
     graph: onnx.GraphProto,
     constants: Constants,
     shapes: Mapping[str, tuple[int | None, ...]],
-    dequantised: Container[str],
+    reasons: Mapping[str, str],
 ) -> Node:
     """The operation that a node of a graph is; the owner of bodies reads what they give."""
-    found = operation(node, constants, shapes, dequantised)
+    found = operation(node, constants, shapes, reasons.get(node.name, ""))
     if isinstance(found, Affine) and found.input not in made_in(graph):
         return HostNode(node.name, node.op_type, found.inputs, found.outputs)  # not to be folded out of its body
     if isinstance(found, HostNode) and node.op_type in ENTERED:

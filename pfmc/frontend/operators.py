@@ -11,54 +11,56 @@ from jaxtyping import Float
 from onnx import helper
 
 from pfmc.frontend.bodies import ENTERED
+from pfmc.frontend.building import Kept, kind_of
 from pfmc.frontend.checks import subgraphs_of
-from pfmc.frontend.constants import Constants
+from pfmc.frontend.constants import FLOATS, Constants
+from pfmc.frontend.quantised import few_bits_matmul
 from pfmc.ir.graph import Affine, Conv, Gemm, HostNode, MatMul, Node
 from pfmc.ir.windows import Windows
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
-MAPPED_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
-# Operators that multiply by trained constants but are not mapped: which of their inputs would be the weights.
-UNMAPPED: Final = {
+# Operators that multiply by trained constants: which of their inputs would be the weights. Those that a rule rewrites
+# stand here too, for what the rule has to leave as it is.
+WEIGHTS: Final = {
+    "MatMul": (0, 1),
+    "Gemm": (0, 1),
+    "Conv": (1,),
     "ConvTranspose": (1,),
     "Einsum": (0, 1),
     "LSTM": (1, 2),
     "GRU": (1, 2),
     "RNN": (1, 2),
     "DeformConv": (1,),
-    "QLinearMatMul": (3,),
+    "QLinearMatMul": (0, 3),
     "QLinearConv": (3,),
-    "MatMulInteger": (1,),
+    "MatMulInteger": (0, 1),
     "ConvInteger": (1,),
+    "com.microsoft.nchwc::Conv": (1,),
     "com.microsoft::MatMulNBits": (1,),
+    "com.microsoft::MatMulBnb4": (1,),
     "com.microsoft::DynamicQuantizeMatMul": (1,),
-    "com.microsoft::MatMulIntegerToFloat": (1,),
-    "com.microsoft::FusedMatMul": (1,),
-    "com.microsoft::FusedGemm": (1,),
+    "com.microsoft::MatMulIntegerToFloat": (0, 1),
+    "com.microsoft::FusedMatMul": (0, 1),
+    "com.microsoft::FusedGemm": (0, 1),
     "com.microsoft::FusedConv": (1,),
     "com.microsoft::QGemm": (3,),
+    "com.microsoft::QLinearConv": (3,),
     "com.microsoft::Attention": (1,),
     "com.microsoft::QAttention": (1,),
     "com.microsoft::DynamicQuantizeLSTM": (1, 2),
 }
-WEIGHTS: Final = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), **UNMAPPED}
 
 
-class _Kept(Exception):  # noqa: N818  not an error: the reason why a node stays on the host
-    """A node with constant weights that is not mapped, and why."""
-
-
-def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequantised: Container[str]) -> Node:
+def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes, reason: str = "") -> Node:
     """The operation that a node is.
 
     Args:
-        dequantised: values that are quantised constants made floating-point by another node.
+        reason: why the node was not rewritten.
     """
-    reason = ""
     try:
-        found = _typed(node, constants, shapes, dequantised)
-    except _Kept as kept:
+        found = _typed(node, constants, shapes, reason)
+    except Kept as kept:
         found, reason = None, str(kept)
     if found is not None:
         return found
@@ -66,35 +68,22 @@ def operation(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequan
     return HostNode(node.name, kind_of(node), tuple(read), tuple(node.output), reason)
 
 
-def kind_of(node: onnx.NodeProto) -> str:
-    """A node's operator: "domain::Type", or "Type" in the standard domain."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-
-
-def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes, dequantised: Container[str]) -> Node | None:
+def _typed(node: onnx.NodeProto, constants: Constants, shapes: Shapes, reason: str) -> Node | None:
     """A typed operation, or None for an ordinary host node.
 
     Raises:
-        _Kept: for one that multiplies by a trained constant but is not mapped.
+        Kept: for one that multiplies by a trained constant but is not mapped.
     """
     kind = kind_of(node)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if any(name in dequantised for name in _operands(node)):
-        raise _Kept("quantised weights are not mapped")
-    if kind == "MatMul":
-        return _matmul(node, constants)
-    if kind == "Gemm":
-        return _gemm(node, attributes, constants)
-    if kind == "Conv":
-        return _conv(node, attributes, constants, shapes)
-    if kind in ("Add", "Sub", "Mul", "Div"):
-        return _elementwise(node, constants, shapes)
-    if kind == "BatchNormalization":
-        return _batch_normalization(node, attributes, constants)
-    if kind in UNMAPPED and any(name in constants for name in _operands(node)):
-        raise _Kept(f"{node.op_type} is not mapped")
+    if reason:
+        raise Kept(reason)
+    if kind in _LIFTS:
+        return _LIFTS[kind](node, attributes, constants, shapes)
+    if any(name in constants for name in _operands(node)) and not all(name in constants for name in node.input):
+        raise Kept(f"{node.op_type} is not mapped")
     if kind not in ENTERED and _body_multiplies(node, constants):
-        raise _Kept("what stands in the body of this operator is not mapped")
+        raise Kept("what stands in the body of this operator is not mapped")
     return None
 
 
@@ -117,44 +106,32 @@ def _weight_is_constant(node: onnx.NodeProto, constants: Constants) -> bool:
     """Whether exactly the second operand is a constant that can be mapped.
 
     Raises:
-        _Kept: if a constant stands elsewhere, or is of a type that is not mapped.
+        Kept: if the constant is of a type that is not mapped.
     """
-    if node.input[0] in constants:
-        if node.input[1] not in constants:
-            raise _Kept("the constant is the left operand")
+    if node.input[0] in constants or node.input[1] not in constants:
         return False
-    if node.input[1] not in constants:
-        return False
-    if constants.dtype(node.input[1]) not in MAPPED_DTYPES:
-        raise _Kept(f"weights of type {constants.dtype(node.input[1])} are not mapped")
+    if constants.dtype(node.input[1]) not in FLOATS:
+        raise Kept(f"weights of type {constants.dtype(node.input[1])} are not mapped")
     if 0 in constants.shape(node.input[1]):
-        raise _Kept("the weight has no elements")
+        raise Kept("the weight has no elements")
     return True
 
 
-def _matmul(node: onnx.NodeProto, constants: Constants) -> Node | None:
+def _matmul(node: onnx.NodeProto, _: Mapping[str, Any], constants: Constants, __: Shapes) -> Node | None:
     if not _weight_is_constant(node, constants):
         return None
-    if len(constants.shape(node.input[1])) != 2:
-        raise _Kept(f"the weight has {len(constants.shape(node.input[1]))} axes, not 2")
     weight = constants.weight(node.input[1])
     return MatMul(node.name, node.input[0], node.output[0], weight, None, (node.name,))
 
 
-def _gemm(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants) -> Node | None:
+def _gemm(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants, _: Shapes) -> Node | None:
     if not _weight_is_constant(node, constants):
         return None
-    if attributes.get("transA", 0):
-        raise _Kept("its input is transposed")
     transposed = bool(attributes.get("transB", 0))
     columns = constants.shape(node.input[1])[0 if transposed else 1]
     bias = None
     if len(node.input) > 2 and node.input[2]:
-        if node.input[2] not in constants:
-            raise _Kept("its third operand is not constant")
         stored = constants.values(node.input[2])
-        if stored.size != 1 and not (stored.size == columns and stored.shape[-1] == columns):
-            raise _Kept("its third operand is not one number per column")
         bias = np.broadcast_to(stored.reshape(-1) * attributes.get("beta", 1.0), columns)
     return Gemm(
         node.name,
@@ -174,7 +151,7 @@ def _conv(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Consta
     bias = None
     if len(node.input) > 2 and node.input[2]:
         if node.input[2] not in constants:
-            raise _Kept("its bias is not constant")
+            raise Kept("its bias is not constant")
         bias = constants.values(node.input[2])
     windows = _windows(constants.shape(node.input[1])[2:], attributes, shapes.get(node.input[0]))
     return Conv(
@@ -193,7 +170,7 @@ def _windows(kernel: tuple[int, ...], attributes: Mapping[str, Any], shape: tupl
     """The windows of a Conv with its padding in numbers.
 
     Raises:
-        _Kept: if the padding depends on a size that is not known.
+        Kept: if the padding depends on a size that is not known.
     """
     axes = len(kernel)
     strides = tuple(attributes.get("strides") or (1,) * axes)
@@ -208,7 +185,7 @@ def _windows(kernel: tuple[int, ...], attributes: Mapping[str, Any], shape: tupl
         less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         pads = less + more if how == "SAME_UPPER" else more + less
     if min(pads) < 0:
-        raise _Kept("its padding is negative")
+        raise Kept("its padding is negative")
     return Windows(kernel, strides, dilations, pads[:axes], pads[axes:])
 
 
@@ -218,17 +195,17 @@ def _same(size: int | None, kernel: int, stride: int, dilation: int) -> int:
     if stride == 1:
         return reach - 1
     if size is None:
-        raise _Kept("its padding depends on a spatial size that is not known")
+        raise Kept("its padding depends on a spatial size that is not known")
     return max((-(-size // stride) - 1) * stride + reach - size, 0)
 
 
-def _elementwise(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> Node | None:
+def _elementwise(node: onnx.NodeProto, _: Mapping[str, Any], constants: Constants, shapes: Shapes) -> Node | None:
     """A Mul, Div, Add or Sub by a constant scalar or per-channel vector that leaves the shape as it is."""
     left, right = node.input
     if (left in constants) == (right in constants):
         return None
     x, name = (right, left) if left in constants else (left, right)
-    if (left in constants and node.op_type == "Div") or constants.dtype(name) not in MAPPED_DTYPES:
+    if (left in constants and node.op_type == "Div") or constants.dtype(name) not in FLOATS:
         return None
     shape = constants.shape(name)
     size = int(np.prod(shape, dtype=np.int64))
@@ -258,7 +235,9 @@ def _gain_and_offset(
     return (-np.ones_like(values), values) if constant_first else (None, -values)
 
 
-def _batch_normalization(node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants) -> Node | None:
+def _batch_normalization(
+    node: onnx.NodeProto, attributes: Mapping[str, Any], constants: Constants, _: Shapes
+) -> Node | None:
     if attributes.get("training_mode", 0) or not all(name in constants for name in node.input[1:5]):
         return None
     if any(node.output[1:]) or len(constants.shape(node.input[1])) != 1:
@@ -291,3 +270,13 @@ def _captured(node: onnx.NodeProto) -> Iterator[str]:
             yield from (name for name in (*inner.input, *_captured(inner)) if name not in inside)
             inside.update(inner.output)
         yield from (value.name for value in graph.output if value.name not in inside)
+
+
+_LIFTS: Final = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Conv": _conv,
+    "com.microsoft::MatMulNBits": few_bits_matmul,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _elementwise),
+    "BatchNormalization": _batch_normalization,
+}

@@ -28,7 +28,6 @@ class Quantisation:
     """What the stored numbers q of a weight mean: (q - zero point) · scale, as ONNX's DequantizeLinear has it.
 
     Attributes:
-        dtype: of the numbers as they are stored ("int8", "uint4", "float8_e4m3fn").
         scale: one number, one per position of the axis, or one per block of it.
         zero_point: likewise, or the one number that it is everywhere.
         extent: of the axis, as stored.
@@ -36,7 +35,6 @@ class Quantisation:
         block: positions of the axis that share a scale, where there is one scale per block; else 0.
     """
 
-    dtype: str
     scale: Weight
     zero_point: Weight | float
     extent: int
@@ -47,7 +45,7 @@ class Quantisation:
         """The numbers that those stored at ``places`` stand for."""
         where = self._position(places)
         zero = self.zero_point.take(where) if isinstance(self.zero_point, Weight) else self.zero_point
-        return (stored - zero) * self.scale.take(where)
+        return np.asarray((stored - zero) * self.scale.take(where))
 
     def _position(self, places: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Where in the flattened scales that of each stored number is."""
@@ -57,7 +55,7 @@ class Quantisation:
         if not self.block:
             return along
         outer, blocks = places // (self.inner * self.extent), -(-self.extent // self.block)
-        return (outer * blocks + along // self.block) * self.inner + places % self.inner
+        return np.asarray((outer * blocks + along // self.block) * self.inner + places % self.inner)
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,14 @@ class Weight:
     Attributes:
         name: the tensor's name in the model.
         shape: its shape.
-        dtype: a numpy or ml_dtypes name ("float32", "bfloat16"); of a quantised weight, what it is made into.
+        dtype: a numpy or ml_dtypes name ("float32", "bfloat16"); what the numbers are made into, if they are stored in
+            another type.
         path: the file that holds it, row-major and little-endian.
         offset: bytes from the start of that file.
         axes: extent, and step in the file in numbers, of every axis of the tensor before it was last reshaped, slowest
             first; empty where the file has it row-major. A transposed weight is the stored one with its axes in
             another order.
+        stored: the type in the file ("int8", "uint4", "float8_e4m3fn") if it is another one.
         quantisation: what the stored numbers mean, or None: themselves.
     """
 
@@ -82,6 +82,7 @@ class Weight:
     path: Path = field(repr=False)
     offset: int = field(repr=False)
     axes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    stored: str = ""
     quantisation: Quantisation | None = None
 
     @property
@@ -124,7 +125,7 @@ class Weight:
         return places
 
     def _read(self, places: Int[np.ndarray, " n"], reach: int) -> Float[np.ndarray, " n"]:
-        dtype = self.quantisation.dtype if self.quantisation is not None else self.dtype
+        dtype = self.stored or self.dtype
         bits = _PACKED_BITS.get(dtype)
         if bits is None:
             return np.asarray(self._mapped(reach)[places], dtype=np.float64)
@@ -135,11 +136,11 @@ class Weight:
         return np.asarray(values, dtype=np.float64)
 
     def _mapped(self, size: int) -> np.ndarray:
-        name = self.quantisation.dtype if self.quantisation is not None else self.dtype
+        name = self.stored or self.dtype
         return np.memmap(self.path, np.dtype(getattr(ml_dtypes, name, name)), "r", self.offset, (size,))
 
     def __str__(self) -> str:
-        stored = f"{self.quantisation.dtype} as " if self.quantisation is not None else ""
+        stored = f"{self.stored} as " if self.stored else ""
         return f'"{printable(self.name)}" {stored}{self.dtype}[{"x".join(map(str, self.shape))}]'
 
 
