@@ -356,9 +356,10 @@ def test_nothing_to_map(tmp_path: Path) -> None:
 
 
 def test_nothing_to_map_says_why(tmp_path: Path) -> None:
-    constants = {"w": np.ones((1, 8, 4), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+    """Of a recurrent operator both matrices must be constant."""
     lstm = node("LSTM", "x w r", "y", hidden_size=2)
-    said = refusal(saved(model([lstm], {"x": [3, 1, 4]}, ["y"], constants), tmp_path), tmp_path)
+    made = model([lstm], {"x": [3, 1, 4], "r": [1, 8, 2]}, ["y"], {"w": np.ones((1, 8, 4), np.float32)})
+    said = refusal(saved(made, tmp_path), tmp_path)
     assert "nothing to map" in said
     assert "LSTM is not mapped" in said
 

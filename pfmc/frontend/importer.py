@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.operators import operation
 from pfmc.frontend.opsets import brought_to_opset_min
+from pfmc.frontend.recurrent import expand_recurrent
 from pfmc.frontend.rewriting import rewrite
 from pfmc.frontend.runtime import INPUT_DTYPES, first_line
 from pfmc.frontend.scans import scans_to_loops
@@ -60,14 +62,15 @@ def import_model(path: Path, work: Path) -> ImportedModel:
     """
     external = check_proto(read_proto(path), path)
     memory = FOLDING_BYTES + 4 * sum(file.stat().st_size for file in (path, *external))
-    folded, again = work / "folded.onnx", work / "folded-again.onnx"
+    folded = work / "folded.onnx"
     _fold(path, folded, memory, str(path))
     model = _flattened(folded)
-    if _rewritten(model, path) or _casts_constants(model.graph):
-        folded.write_bytes(model.SerializeToString(deterministic=True))
-        _fold(folded, again, memory, str(path))
-        folded = again
-        model = _flattened(folded)
+    for again, unfinished in (("cast", _casts_constants), ("expanded", partial(_expanded, path=path))):
+        if unfinished(model):
+            folded.write_bytes(model.SerializeToString(deterministic=True))
+            _fold(folded, work / f"{again}.onnx", memory, str(path))
+            folded = work / f"{again}.onnx"
+            model = _flattened(folded)
     constants = Constants(model, work)
     rewritten = rewrite(model.graph, constants, _shapes(model))
     folded.write_bytes(model.SerializeToString(deterministic=True))
@@ -101,19 +104,20 @@ def _flattened(folded: Path) -> onnx.ModelProto:
     return model
 
 
-def _rewritten(model: onnx.ModelProto, path: Path) -> bool:
-    """Bring old operators and control flow to the form that is looked into; whether there was something to do."""
+def _casts_constants(model: onnx.ModelProto) -> bool:
+    """Whether weights are cast when the model runs: ONNX Runtime adds that to float16 models, after it has folded."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = (node for part in graphs_of(model.graph) for node in part.node)
+    return any(node.op_type == "Cast" and node.input[0] in constants for node in nodes)
+
+
+def _expanded(model: onnx.ModelProto, path: Path) -> bool:
+    """Bring what is old, recurrent or a Scan to the form that is looked into; whether there was something to do."""
     modern = brought_to_opset_min(model, path)
     if modern is not model:
         model.CopyFrom(modern)
         name_nodes(model.graph)
-    return scans_to_loops(model.graph) or modern is not model
-
-
-def _casts_constants(graph: onnx.GraphProto) -> bool:
-    """Whether weights are cast when the model runs: ONNX Runtime adds that to float16 models, after it has folded."""
-    constants = {tensor.name for tensor in graph.initializer}
-    return any(node.op_type == "Cast" and node.input[0] in constants for node in graph.node)
+    return any((expand_recurrent(model.graph), scans_to_loops(model.graph), modern is not model))
 
 
 def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:

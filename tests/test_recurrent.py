@@ -1,0 +1,127 @@
+"""LSTM, GRU and RNN: the standard nodes that they become, against ONNX Runtime's own operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from models import model, saved
+from onnx import helper
+
+from pfmc.data import random_dataset
+from pfmc.frontend.counts import count
+from pfmc.frontend.importer import import_model
+from pfmc.frontend.recurrent import GATES, expand_recurrent
+
+ACTIVATIONS = (
+    *("Affine", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "ScaledTanh"),
+    *("Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"),
+)
+FUNCTIONS = {"LSTM": 3, "GRU": 2, "RNN": 1}
+
+
+def outputs(made: onnx.ModelProto, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(found) for found in session.run(None, values)]
+
+
+def recurrent(
+    kind: str, values: dict[str, np.ndarray], dynamic: Sequence[str], **attributes: Any
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of one operator, and what its dynamic inputs get; the others are constants."""
+    known = ["x", "w", "r", "b", "lengths", "h", "c", "p"][: 8 if kind == "LSTM" else 6]
+    results = ["y", "last_h", "last_c"][: 3 if kind == "LSTM" else 2]
+    node = helper.make_node(kind, [name if name in values else "" for name in known], results, name="rnn", **attributes)
+    stored = {name: value for name, value in values.items() if name in known and name not in dynamic}
+    made = model([node], {}, results, stored, opset=17)
+    for name in dynamic:
+        if name in values:
+            kind_of = helper.np_dtype_to_tensor_dtype(values[name].dtype)
+            made.graph.input.append(helper.make_tensor_value_info(name, kind_of, [None] * values[name].ndim))
+    return made, {name: values[name] for name in dynamic if name in values}
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    kind = draw(st.sampled_from(sorted(GATES)))
+    steps, batch, size, hidden = (draw(st.integers(1, most)) for most in (5, 3, 4, 4))
+    direction = draw(st.sampled_from(("forward", "reverse", "bidirectional")))
+    ways, gates = (2 if direction == "bidirectional" else 1), GATES[kind]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    values = {
+        "x": normal(steps, batch, size),
+        "w": normal(ways, gates * hidden, size),
+        "r": normal(ways, gates * hidden, hidden),
+    }
+    optional = {
+        "b": normal(ways, 2 * gates * hidden),
+        "lengths": rng.integers(0, steps + 1, batch).astype(np.int32),
+        "h": normal(ways, batch, hidden),
+    }
+    if kind == "LSTM":
+        optional |= {"c": normal(ways, batch, hidden), "p": normal(ways, 3 * hidden)}
+    values |= {name: value for name, value in optional.items() if draw(st.booleans())}
+    attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
+    if draw(st.booleans()):
+        attributes["clip"] = draw(st.floats(0.25, 2.0))
+    if kind == "LSTM":
+        attributes["input_forget"] = draw(st.integers(0, 1))
+    if kind == "GRU":
+        attributes["linear_before_reset"] = draw(st.integers(0, 1))
+    if draw(st.booleans()):
+        count = FUNCTIONS[kind] * ways
+        attributes["activations"] = draw(st.lists(st.sampled_from(ACTIVATIONS), min_size=count, max_size=count))
+        numbers = st.lists(st.floats(0.25, 1.0), max_size=count)
+        attributes |= {f"activation_{which}": draw(numbers) for which in ("alpha", "beta")}
+    return kind, values, {name: value for name, value in attributes.items() if value != []}
+
+
+@given(layers())
+@settings(max_examples=150, deadline=None)
+def test_the_standard_nodes_compute_what_the_operator_does(
+    layer: tuple[str, dict[str, np.ndarray], dict[str, Any]],
+) -> None:
+    kind, values, attributes = layer
+    made, given = recurrent(kind, values, ("x", "lengths", "h", "c"), **attributes)
+    wanted = outputs(made, given)
+    assume(all(np.isfinite(expected).all() for expected in wanted))  # its Softplus overflows where there is no need to
+    assert expand_recurrent(made.graph)
+    assert not {node.op_type for node in made.graph.node} & GATES.keys()
+    for found, expected in zip(outputs(made, given), wanted, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("kind", sorted(GATES))
+@pytest.mark.parametrize("opset", [9, 14])
+def test_both_matrices_are_mapped(kind: str, opset: int, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The input's for all steps and both directions at once, the state's in the body of a Loop."""
+    gates, size, hidden = GATES[kind], 5, 3
+    constants = {
+        "w": rng.standard_normal((2, gates * hidden, size)).astype(np.float32),
+        "r": rng.standard_normal((2, gates * hidden, hidden)).astype(np.float32),
+        "b": rng.standard_normal((2, 2 * gates * hidden)).astype(np.float32),
+    }
+    node = helper.make_node(
+        kind, ["x", "w", "r", "b"], ["y"], name="rnn", hidden_size=hidden, direction="bidirectional"
+    )
+    path = saved(model([node], {"x": [7, 1, size]}, ["y"], constants, opset=opset), tmp_path)
+    found = import_model(path, tmp_path)
+    contractions = found.graph.contractions()
+    assert sum(math.prod(c.weight.shape) for c in contractions) == constants["w"].size + constants["r"].size
+    macs = count(found, random_dataset(found.inputs, 1, rng)).macs_by_node
+    assert sum(macs[c.name] for c in contractions) == 2 * gates * hidden * (size + hidden)  # a step is a sample
+    assert sum(1 for c in contractions if c.weight.shape == (size, 2 * gates * hidden)) == 1
