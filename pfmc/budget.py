@@ -222,7 +222,7 @@ def wire_loads(
     mean_square: Float[np.ndarray, " rows"],
     volts: float,
 ) -> list[WireLoad]:
-    """The largest current in a row wire, in a column wire and in a via, against the limits of electromigration.
+    """The largest current in a row wire, a column wire, and a strip with its contacts and via, against their limits.
 
     Those limit the average current (LEF: DCCURRENTDENSITY AVERAGE), for it is the average that drifts atoms. The root
     mean square on the data is at least that, and what is computed here is at least the root mean square; between reads
@@ -232,11 +232,13 @@ def wire_loads(
     average = np.sqrt(mean_square)
     full = np.full_like(average, volts)
     rows, columns = zip(*(energy.wire_current(conductance, each) for each in (average, full)), strict=True)
-    vias = [each[:, None] * conductance for each in (average, full)]
+    strips = [each[:, None] * conductance for each in (average, full)]
     limits = {
         "metal1": (rows, wires.metal1_current_limit.si * cell.row_wire_width.si),
         "metal2": (columns, wires.metal2_current_limit.si * cell.column_wire_width.si),
-        "via1": (vias, wires.via1_current_limit.si),
+        "via1": (strips, wires.via1_current_limit.si),
+        "contact": (strips, wires.contact_current_limit.si),
+        "strip": (strips, technology.resistor.current_limit.si * cell.strip_width.si),
     }
     return [
         WireLoad(wire=name, average_a=float(a.max()), full_scale_a=float(f.max()), limit_a=limit)

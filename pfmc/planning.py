@@ -149,7 +149,7 @@ def _product_energy(technology: Technology, rows: int, columns: int) -> float:
     """Joules of a matrix-vector product of a block on a tile, from the usual size of weights and inputs."""
     cell = CrossbarTile.of(technology)
     used = cell.conductance_min + WEIGHT / 2 * (cell.conductance_max - cell.conductance_min)
-    conductance = np.full((rows, 2 * cell.columns), 1.0 / float(cell.resistance(np.array(cell.length_unused))))
+    conductance = np.full((rows, 2 * cell.columns), cell.conductance_min)
     conductance[:, : 2 * columns] = used
     mean_square = np.full(rows, (INPUT * technology.converters.input_voltage.si) ** 2)
     return sum(tile_energy(technology, conductance, mean_square, columns, Provision.standard(technology)).values())

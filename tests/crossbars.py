@@ -42,7 +42,7 @@ class RandomProgramme:
         rng = np.random.default_rng([self.seed, int(tile.name[1:])])
         block = len(tile.rows), len(tile.columns), 2
         low, high = primitive.length_min // primitive.step, primitive.length_max // primitive.step
-        lengths = np.full((primitive.rows, primitive.columns, 2), primitive.length_unused, dtype=np.int32)
+        lengths = np.full((primitive.rows, primitive.columns, 2), primitive.length_max, dtype=np.int32)
         lengths[: block[0], : block[1]] = rng.integers(low, high + 1, block) * primitive.step
         lengths[0, 0] = primitive.length_min, primitive.length_max
         resistance = primitive.resistance(lengths)

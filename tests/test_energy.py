@@ -151,7 +151,7 @@ def test_where_wires_would_carry_too_much_the_rows_get_less_voltage(tmp_path: Pa
     meter = Metered.of(layout, {"fc1": 1, "fc2": 1})
     volts = meter.volts()
     assert max(load.share for load in meter.sections(volts)["wire_loads"]) == pytest.approx(1.0)
-    assert 0 < min(volts.values()) < 0.1
+    assert 0 < min(volts.values()) < 0.15
     for place in layout.tiles:
         beside = [t.name for t in layout.netlist.tiles if (t.node, t.rows) == (place.tile.node, place.tile.rows)]
         assert len({volts[name] for name in beside}) == 1
@@ -195,7 +195,7 @@ def test_a_convolution_is_read_once_per_window(bundle: Bundle) -> None:
         assert getattr(again.energy, part) == pytest.approx(sum(getattr(tile, part) for tile in tiles))
     area = again.area
     assert area.array_mm2 + area.streets_mm2 == pytest.approx(again.chip.width_um * again.chip.height_um / 1e6)
-    assert {load.wire for load in again.wire_loads} == {"metal1", "metal2", "via1"}
+    assert {load.wire for load in again.wire_loads} == {"metal1", "metal2", "via1", "contact", "strip"}
     assert all(load.average_a < min(load.full_scale_a, load.limit_a) for load in again.wire_loads)
 
 

@@ -103,8 +103,8 @@ def test_rounding_goes_to_the_next_level_of_what_was_wanted() -> None:
 def test_unused_positions_have_the_longest_strip(name: str, compensate: bool) -> None:
     tile = CrossbarTile.of(load(name))
     lengths = tile.program(np.ones((2, 3)), 0.0, compensate=compensate).lengths
-    assert np.all(lengths[2:] == tile.length_unused)
-    assert np.all(lengths[:, 3:] == tile.length_unused)
+    assert np.all(lengths[2:] == tile.length_max)
+    assert np.all(lengths[:, 3:] == tile.length_max)
     assert tile.feasible_scale(np.zeros((2, 3))) == 1.0
 
 
@@ -113,7 +113,6 @@ def test_a_resistance_leads_back_to_its_length(name: str) -> None:
     """What lets a table of devices be drawn again, byte for byte."""
     tile = CrossbarTile.of(load(name))
     lengths = np.arange(tile.length_min, tile.length_max + 1, tile.step)
-    lengths = np.append(lengths, tile.length_unused)
     np.testing.assert_array_equal(tile.nearest_lengths(tile.resistance(lengths)), lengths)
     with pytest.raises(ValueError, match="outside"):
         tile.nearest_lengths(np.array([1.0]))

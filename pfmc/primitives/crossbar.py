@@ -49,7 +49,6 @@ class CrossbarTile:
     step: int
     length_min: int
     length_max: int
-    length_unused: int
     resistance_at_zero: float
     resistance_slope: float
     wires: Wires
@@ -58,16 +57,14 @@ class CrossbarTile:
     def of(cls, technology: Technology) -> CrossbarTile:
         """The tile that a technology offers."""
         grid, cell = technology.grid, technology.cell
-        taps = cell.family == "taps"
         at_zero, slope = _affine_law(technology)
         return cls(
             name=f"crossbar-{cell.family}",
             rows=int(technology.tile.rows.value),
             columns=int(technology.tile.columns.value),
-            step=grid.units(cell.length_min) if taps else grid.step,
+            step=grid.units(cell.length_min) if cell.family == "taps" else grid.step,
             length_min=grid.units(cell.length_min),
             length_max=grid.units(cell.length_max),
-            length_unused=grid.units(cell.length_max if taps else cell.body_length),
             resistance_at_zero=at_zero,
             resistance_slope=slope * grid.database_unit.si,
             wires=nominal_wires(technology),
@@ -135,15 +132,14 @@ class CrossbarTile:
             used = self._rounded(target)
             residual = relative_error(self.pairs.effective(1.0 / self.resistance(used)), target)
         m, n = block.shape
-        lengths = np.full((self.rows, self.columns, 2), self.length_unused, dtype=np.int32)
+        lengths = np.full((self.rows, self.columns, 2), self.length_max, dtype=np.int32)
         lengths[:m, :n] = used
         return Programmed(1.0 / self.pairs.whole(conductance), lengths, residual)
 
     @property
     def pairs(self) -> PairArray:
         """The tile as a network: strips that carry no weight have the greatest length."""
-        unused = 1.0 / float(self.resistance(np.array(self.length_unused)))
-        return PairArray(self.wires, self.rows, self.columns, unused)
+        return PairArray(self.wires, self.rows, self.columns, self.conductance_min)
 
     def _compensated(
         self, target: Float[np.ndarray, "m n"], solved: Precompensated
@@ -219,8 +215,7 @@ class CrossbarTile:
             ValueError: if a resistance is outside what a strip can have.
         """
         lengths = np.rint((resistance - self.resistance_at_zero) / self.resistance_slope / self.step) * self.step
-        programmable = (lengths >= self.length_min) & (lengths <= self.length_max)
-        if not np.all(programmable | (lengths == self.length_unused)):
+        if not np.all((lengths >= self.length_min) & (lengths <= self.length_max)):
             raise ValueError("a resistance is outside the cell's range")
         return np.asarray(lengths, dtype=np.int32)
 
@@ -241,18 +236,26 @@ def _affine_law(technology: Technology) -> tuple[float, float]:
     """Resistance without a blocked length, ohms, and what a metre of it adds: the line through two lengths."""
     cell = technology.cell
     blocked = np.array([0.0, cell.body_length.si])
-    silicided, pad, bodies = blocked[::-1], np.zeros(2), np.ones(2)
+    silicided, pad = blocked[::-1], np.zeros(2)
     if cell.family == "slide":  # the upper contact stands at the block's end, the via above the body's
         silicided, pad = np.zeros(2), blocked[::-1]
     if cell.window_length is not None:
         blocked = np.array([cell.length_min.si, cell.length_max.si])
-        bodies = blocked / blocked[0]
-        silicided = (bodies - 1) * cell.window_length.si
+        silicided = (bodies(technology, blocked) - 1) * cell.window_length.si
     contact = cell.contact_distance.si + cell.contact_height.si / 2
     pad = np.abs(pad + cell.via_offset.si + cell.via_size.si / 2 - contact)
-    ohms = model_resistance(technology, blocked, silicided, np.full(2, cell.strip_width.si), pad, bodies)
+    width = np.full(2, cell.strip_width.si)
+    ohms = model_resistance(technology, blocked, silicided, width, pad, bodies(technology, blocked))
     slope = float((ohms[1] - ohms[0]) / (blocked[1] - blocked[0]))
     return float(ohms[0] - slope * blocked[0]), slope
+
+
+def bodies(technology: Technology, blocked_length: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """In how many pieces the cell has a blocked length, metres: two beside a window, or a chain of equal ones."""
+    cell = technology.cell
+    if cell.window_length is not None:
+        return np.asarray(np.rint(blocked_length / cell.length_min.si))
+    return np.full(np.shape(blocked_length), 1.0 if cell.window_start is None else 2.0)
 
 
 def model_resistance(

@@ -16,6 +16,7 @@ from pfmc.physics.variation import (
     draw_conductance,
     equivalent_bandwidth,
 )
+from pfmc.primitives.crossbar import bodies
 from pfmc.technology.schema import Technology
 
 
@@ -64,16 +65,18 @@ def drawn_strips(
 ) -> Strips:
     """Strips of a technology: blocked length and drawn width in metres, the whole resistance in ohms if it is known.
 
-    What the resistance has beyond body and terminals is metal; without one there is none.
+    Edges of silicide are as terminals, which differ from them by a contact; what the resistance has beyond body and
+    terminals is metal; without one there is none.
     """
     resistor = technology.resistor
     electrical = width - resistor.width_reduction.si
     at_terminals = electrical if resistor.terminal_width == "electrical" else width
+    edges = 0.0 if resistor.edge_resistance is None else resistor.edge_resistance.si * (bodies(technology, length) - 1)
     strips = Strips(
         resistor.sheet_resistance.si,
         length=length,
         width=electrical,
-        terminals=2.0 * resistor.terminal_resistance.si / at_terminals,
+        terminals=2.0 * (resistor.terminal_resistance.si + edges) / at_terminals,
         metal=np.zeros(np.shape(length)),
     )
     return strips if resistance is None else replace(strips, metal=np.maximum(resistance - strips.resistance, 0.0))

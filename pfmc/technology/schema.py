@@ -124,6 +124,7 @@ class Resistor(Model):
     width_reduction: Offset  # drawn width minus electrical width
     terminal_resistance: WidthResistance  # of each end; divided by the electrical or drawn width, as said
     terminal_width: Literal["drawn", "electrical"]
+    current_limit: CurrentPerWidth  # of the average current, over the drawn width
     edge_resistance: WidthResistance | None = None  # of each edge of silicide between two bodies, divided likewise
 
 
@@ -177,7 +178,8 @@ class Wiring(Model):
     driver_resistance: Resistance  # from the ideal source to the row's pin
     sense_resistance: Resistance  # from the column's pin to virtual ground
     driven_ends: Literal[1, 2]
-    metal1_current_limit: CurrentPerWidth  # against electromigration: of the average current
+    contact_current_limit: Current  # against electromigration: of the average current in one
+    metal1_current_limit: CurrentPerWidth
     metal2_current_limit: CurrentPerWidth
     via1_current_limit: Current
 

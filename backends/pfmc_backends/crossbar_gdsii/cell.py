@@ -71,7 +71,7 @@ def blocked_parts(technology: Technology, length: int) -> list[tuple[int, int]]:
     if cell.window_length is not None:
         one, pitch = units(cell.length_min), units(cell.length_min) + units(cell.window_length)
         return [(low, low + one) for low in range(0, length // one * pitch, pitch)]
-    if cell.window_start is None or length == body:
+    if cell.window_start is None:
         return [(0, length)]
     window = units(cell.window_start)
     return [(0, window), (window + body - length, body)]

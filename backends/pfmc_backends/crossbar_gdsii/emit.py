@@ -91,8 +91,8 @@ class TileEncoder:
     @classmethod
     def of(cls, technology: Technology, primitive: CrossbarTile) -> TileEncoder:
         """An encoder for the tiles of a technology."""
-        steps = primitive.length_unused // primitive.step + 1
-        digits = max(5, len(str(primitive.length_unused)))
+        steps = primitive.length_max // primitive.step + 1
+        digits = max(5, len(str(primitive.length_max)))
         digits += 1 - digits % 2  # with its letter, the name has an even length
         names = np.array([f"r{i * primitive.step:0{digits}}".encode() for i in range(steps)])
         row, column = np.indices((primitive.rows, 2 * primitive.columns), dtype=np.int64).reshape(2, -1)

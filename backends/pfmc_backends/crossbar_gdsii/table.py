@@ -140,8 +140,8 @@ class TableProgramme:
         """
         primitive, drawn = self.primitive, self.drawn[tile.name]
         shape = primitive.rows, primitive.columns, 2
-        lengths = np.full(shape, primitive.length_unused, dtype=np.int32)
-        wanted = np.full(shape, primitive.resistance(np.array(primitive.length_unused)))
+        lengths = np.full(shape, primitive.length_max, dtype=np.int32)
+        wanted = np.full(shape, primitive.resistance(np.array(primitive.length_max)))
         rows, columns, _ = drawn.shape
         wanted[:rows, :columns] = drawn
         try:
