@@ -87,7 +87,15 @@ def test_linear_matmul(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
     constants |= {"ys": np.float32(0.5), "yz": whole(rng, kinds[0])}
     names = "w ws wz x xs xz ys yz" if left else "x xs xz w ws wz ys yz"
     linear = node("QLinearMatMul", names, "y", name="it")
-    agrees([linear], x, tmp_path_factory.mktemp("m"), m * k * n // len(x), constants, off=1)
+    agrees(
+        [linear],
+        x,
+        tmp_path_factory.mktemp("m"),
+        m * k * n // len(x),
+        constants,
+        opset=data.draw(st.sampled_from([13, 21])),
+        off=1,
+    )
 
 
 @given(st.data())
@@ -137,7 +145,7 @@ def test_linear_conv(
         constants["b"] = rng.integers(-9999, 9999, len(w)).astype(np.int32)
         names += " b"
     conv = node("QLinearConv", names, "y", name="it", **attributes)
-    agrees([conv], x, tmp_path_factory.mktemp("m"), macs, constants, off=1)
+    agrees([conv], x, tmp_path_factory.mktemp("m"), macs, constants, opset=data.draw(st.sampled_from([13, 21])), off=1)
 
 
 @given(convolutions(), st.data())

@@ -29,6 +29,7 @@ from pfmc.technology.schema import Technology
 IR_VERSION_MIN: Final = 8  # functions
 EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
 EXTERNAL_TENSOR_BYTES: Final = 1024  # smaller tensors stay embedded
+REARRANGING: Final = ("Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 TO_THE_END: Final = 2**63 - 1  # end of an ONNX Slice
 
 
@@ -73,6 +74,7 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
     lost = made_by_removed - replacement.keys()
     replace_all(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])
     _drop_unread(model.graph)
+    _hold_quantisation(model, names)
     _load_data(model, folded)
     _set_metadata(model)
     return model
@@ -266,6 +268,27 @@ def _load_data(model: onnx.ModelProto, path: Path) -> None:
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as e:
         raise ArtifactError(f"the model's external data cannot be read: {e}", str(path)) from None
+
+
+def _hold_quantisation(model: onnx.ModelProto, names: Names) -> None:
+    """Set a Clip without limits between DequantizeLinear and what only rearranges.
+
+    ONNX Runtime (1.32) moves quantisation across that, and where it is signed and the opset is 21 or newer, it refuses
+    what it has made.
+    """
+    for part in graphs_of(model.graph):
+        movers = {value for node in part.node if node.op_type in REARRANGING for value in node.input[:1]}
+        nodes: list[onnx.NodeProto] = []
+        for node in part.node:
+            nodes.append(node)
+            if node.op_type == "DequantizeLinear" and node.output[0] in movers and opset_of(model) >= 21:
+                splice = Splice(node.name, names)
+                made = names.new(f"{node.name}/held")
+                splice.add("Clip", [made])
+                splice.nodes[0].output[0] = node.output[0]
+                node.output[0] = made
+                nodes += splice.nodes
+        replace_all(part.node, nodes)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
