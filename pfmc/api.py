@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pfmc.backend import TileAsBuilt
+from pfmc.backend import AsBuilt
 from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
 from pfmc.check.verify import Verification
 from pfmc.driver import (
@@ -41,7 +41,7 @@ class Bundle:
         """What each tile holds, where it stands, its scale (siemens per unit of weight) and ranges (model's units)."""
         return read_tiles(self.manifest.path_of(self.path, "tiles"))
 
-    def read_back(self) -> Iterator[TileAsBuilt]:
+    def read_back(self) -> Iterator[AsBuilt]:
         """Every tile's resistances (rows × columns × 2, ohms), measured from the geometry in the masks.
 
         Raises:

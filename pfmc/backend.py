@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from pfmc.bundle import TileRecord
-from pfmc.layout.layout import Layout
 from pfmc.physics.network import Wires
-from pfmc.technology.schema import Technology
 
 Progress = Callable[[int], None]  # called with the number of tiles done since the last call
 
@@ -25,11 +23,13 @@ class Emission:
     Attributes:
         devices: strips that carry weights.
         unused_devices: strips at the positions that no weight uses.
+        write_s: what a writer needs for each tile, in the order of the layout, seconds; empty for masks.
     """
 
     files: tuple[tuple[str, str], ...]
     devices: int
     unused_devices: int
+    write_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,25 @@ class TileAsBuilt:
     complaints: tuple[str, ...] = ()
     length: Float[np.ndarray, "rows columns 2"] = field(kw_only=True)
     width: Float[np.ndarray, "rows columns 2"] = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeAsBuilt:
+    """A volume as the files have it.
+
+    Attributes:
+        index_change: of every voxel, from the level that is written and the file's own table.
+        found: how many voxels there are.
+        complaints: what was found that does not belong, one line each, bounded in number.
+    """
+
+    name: str
+    index_change: Float[np.ndarray, "layers y x"]
+    found: int
+    complaints: tuple[str, ...] = ()
+
+
+AsBuilt = TileAsBuilt | VolumeAsBuilt
 
 
 @dataclass(frozen=True)
@@ -94,7 +113,10 @@ class RuleCheck:
 
 
 class Backend(Protocol):
-    """A way to fabricate. Registered under the entry-point group ``pfmc.backends``."""
+    """A way to fabricate. Registered under the entry-point group ``pfmc.backends``.
+
+    It is given technologies and layouts of its own target only.
+    """
 
     name: str
     target: str
@@ -103,7 +125,7 @@ class Backend(Protocol):
     pipeline: tuple[str, ...]  # the passes that lead to its Layout
     formats: Mapping[str, str]  # what ``export`` can write: name and one line
 
-    def emit(self, layout: Layout, folder: Path, progress: Progress) -> Emission:
+    def emit(self, layout: Any, folder: Path, progress: Progress) -> Emission:
         """Write the fabrication files below ``folder``.
 
         Raises:
@@ -111,9 +133,7 @@ class Backend(Protocol):
         """
         ...
 
-    def read(
-        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
-    ) -> Iterator[TileAsBuilt]:
+    def read(self, folder: Path, technology: Any, tiles: Sequence[TileRecord], progress: Progress) -> Iterator[AsBuilt]:
         """Recover the tiles from the files' geometry, in the order asked for.
 
         Raises:
@@ -122,7 +142,7 @@ class Backend(Protocol):
         ...
 
     def shapes(
-        self, folder: Path, technology: Technology, tile: TileRecord, window: tuple[int, int, int, int]
+        self, folder: Path, technology: Any, tile: TileRecord, window: tuple[int, int, int, int]
     ) -> dict[str, Int[np.ndarray, "n 4"]]:
         """Rectangles of a tile, for pictures: by layer name, x0, y0, x1, y1 in database units from the tile's origin.
 
@@ -131,9 +151,7 @@ class Backend(Protocol):
         """
         ...
 
-    def check_rules(
-        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
-    ) -> RuleCheck:
+    def check_rules(self, folder: Path, technology: Any, tiles: Sequence[TileRecord], progress: Progress) -> RuleCheck:
         """Check the files against the technology's design rules.
 
         Raises:
@@ -144,7 +162,7 @@ class Backend(Protocol):
         ...
 
     def check_connectivity(
-        self, folder: Path, technology: Technology, tiles: Sequence[TileRecord], progress: Progress
+        self, folder: Path, technology: Any, tiles: Sequence[TileRecord], progress: Progress
     ) -> tuple[str, ...]:
         """What the files join and should not, or do not join and should: a line each; none if all is well.
 
@@ -157,7 +175,7 @@ class Backend(Protocol):
     def export(
         self,
         folder: Path,
-        technology: Technology,
+        technology: Any,
         tiles: Sequence[TileRecord],
         format: str,
         path: Path,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pfmc.bundle import Area, Energy, TileEnergy, WireLoad
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout, tile_extent
 from pfmc.netlist.netlist import Netlist, Provision, Tile
 from pfmc.physics import energy
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
+from pfmc.sections import Area, Energy, TileEnergy, WireLoad
 from pfmc.technology.schema import Technology
 
 

@@ -11,184 +11,35 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from pfmc.errors import ArtifactError
 from pfmc.netlist.netlist import Range, Tile
-from pfmc.technology.schema import Technology
+from pfmc.sections import (
+    Area,
+    Calibration,
+    ChipSize,
+    Compensation,
+    Energy,
+    FileEntry,
+    Glass,
+    ModelEntry,
+    OpticalEnergy,
+    Part,
+    PassEntry,
+    Share,
+    Sizing,
+    WireLoad,
+)
+from pfmc.technology.kinds import AnyTechnology
 
-FORMAT_VERSION: Final = 2
-
-
-class Part(BaseModel):
-    """A section of the manifest; unknown keys are an error, so that a newer bundle is not half understood."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+FORMAT_VERSION: Final = 3
 
 Row = TypeVar("Row", bound=Part)
-
-
-class FileEntry(Part):
-    """A file of the bundle: path relative to the folder, with forward slashes."""
-
-    path: str
-    role: str
-    bytes: int
-    sha256: str
-
-
-class ModelEntry(Part):
-    """The original model: a copy lies in the bundle under ``path``."""
-
-    path: str
-    name: str
-    sha256: str
-
-
-class Share(Part):
-    """How much of the model's parameters or multiply-accumulates (per sample) became hardware."""
-
-    total: int
-    mapped: int
-
-
-class PassEntry(Part):
-    """A pass that was run, with its options."""
-
-    name: str
-    options: dict[str, Any]
-
-
-class Calibration(Part):
-    """Where the converters' ranges come from: "file" or "random"."""
-
-    data: str
-    samples: int
-    seed: int
-
-
-class ChipSize(Part):
-    """The chip's frame."""
-
-    width_um: float
-    height_um: float
-
-
-class Joules(Part):
-    """What takes energy, in an inference."""
-
-    resistive_j: float  # heat in strips and wires
-    output_stages_j: float  # lost between the supply and the small voltages on the rows
-    drivers_j: float
-    amplifiers_j: float
-    converters_j: float
-
-    @classmethod
-    def parts(cls) -> tuple[str, ...]:
-        """Names of what adds up to the whole."""
-        return tuple(Joules.model_fields)
-
-
-class TileEnergy(Joules):
-    """The same of one tile: more columns of tiles.parquet. ``vectors``: matrix-vector products in an inference."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    node: str
-    vectors: int
-
-
-class Energy(Joules):
-    """The same of the chip, on the calibration data.
-
-    In ``latency_s`` the host takes no time; ``read_time_s`` is that of the slowest contraction.
-    """
-
-    per_inference_j: float
-    per_mac_j: float
-    latency_s: float
-    read_time_s: float
-
-
-class Area(Part):
-    """Silicon: the tiles, what is left of the chip's frame, and what stands around tiles and is not drawn."""
-
-    array_mm2: float
-    streets_mm2: float
-    periphery_mm2: float
-    total_mm2: float
-
-
-class WireLoad(Part):
-    """The heaviest load of one kind of wire on the chip against the limit of electromigration, in amperes.
-
-    ``average_a``: root mean square on the calibration data while the tile is read; ``full_scale_a``: all of the rows at
-    full scale at once, in the same tile.
-    """
-
-    wire: str
-    average_a: float
-    full_scale_a: float
-    limit_a: float
-
-    @property
-    def share(self) -> float:
-        """How much of the limit is used."""
-        return self.average_a / self.limit_a
-
-    def scaled(self, factor: float) -> WireLoad:
-        """The load at another voltage."""
-        currents = {"average_a": factor * self.average_a, "full_scale_a": factor * self.full_scale_a}
-        return self.model_copy(update=currents)
-
-
-class SizingEntry(Part):
-    """What one contraction got, what it costs, and what it adds to the relative error of the output by prediction.
-
-    ``area_mm2``: of its tiles and what stands around them; ``least_area_mm2``: with the least that is offered.
-    """
-
-    node: str
-    input_bits: int
-    output_bits: int
-    copies: int
-    area_mm2: float
-    least_area_mm2: float
-    relative_error: float
-
-
-class Sizing(Part):
-    """What was asked for, and what is reached on the calibration data.
-
-    By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; the agreement is
-    less by one standard error.
-    """
-
-    asked_relative_error: float | None
-    asked_agreement: float | None
-    relative_error: float
-    agreement: float
-    chips: int
-    samples: int
-    contractions: tuple[SizingEntry, ...]
-
-
-class Compensation(Part):
-    """What compensating the wires costs.
-
-    ``loading``: r·G_max·N, the resistance of a whole wire of the tile against its strongest strip; ``least_share`` and
-    ``mean_share``: how much of the scale that ideal wires would allow is left to tiles.
-    """
-
-    loading: float
-    least_share: float
-    mean_share: float
 
 
 class Manifest(Part):
@@ -199,7 +50,7 @@ class Manifest(Part):
     model: ModelEntry
     target: str
     backend: str
-    technology: Technology
+    technology: AnyTechnology
     calibration: Calibration
     passes: tuple[PassEntry, ...]
     parameters: Share
@@ -208,10 +59,11 @@ class Manifest(Part):
     devices: int
     unused_devices: int
     chip: ChipSize
-    energy: Energy
-    area: Area
-    wire_loads: tuple[WireLoad, ...]
-    compensation: Compensation
+    energy: Energy | OpticalEnergy
+    area: Area | None = None
+    wire_loads: tuple[WireLoad, ...] = ()
+    compensation: Compensation | None = None
+    glass: Glass | None = None
     sizing: Sizing | None = None
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
@@ -397,9 +249,9 @@ class TileRecord(Part):
         return Range(self.output_low, self.output_high)
 
 
-def write_tiles(path: Path, tiles: Sequence[TileRecord], energies: Sequence[TileEnergy]) -> None:
-    """Write tiles.parquet: a row per tile, records and energies in the same order."""
-    rows = [tile.model_dump() | spent.model_dump() for tile, spent in zip(tiles, energies, strict=True)]
+def write_tiles(path: Path, tiles: Sequence[TileRecord], details: Sequence[Part]) -> None:
+    """Write tiles.parquet: a row per tile, records and what else is known of them in the same order."""
+    rows = [tile.model_dump() | more.model_dump() for tile, more in zip(tiles, details, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
@@ -412,13 +264,13 @@ def read_tiles(path: Path) -> list[TileRecord]:
     return _read_rows(path, TileRecord)
 
 
-def read_energies(path: Path) -> list[TileEnergy]:
-    """Read what tiles.parquet says of energy.
+def read_details(path: Path, kind: type[Row]) -> list[Row]:
+    """Read what else tiles.parquet says, for example of energy.
 
     Raises:
         ArtifactError: if it is not such a table.
     """
-    return _read_rows(path, TileEnergy)
+    return _read_rows(path, kind)
 
 
 def _read_rows(path: Path, kind: type[Row]) -> list[Row]:

@@ -57,7 +57,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
+    def stage(self, title: str, total: int | None = None, /) -> Callable[[int], None]:
         """See :class:`pfmc.observer.Observer`."""
         if self._task is not None:
             self._progress.remove_task(self._task)
@@ -94,10 +94,16 @@ def compile_command(
     min_agreement: Annotated[
         float | None, typer.Option(help="Likewise: share of the same decisions.", min=0.0, max=1.0)
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that construct tiles of glass; default: one per core.", min=1)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted compile into this folder stopped.")
+    ] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compile a model into a bundle: masks, host graph, as-fabricated model, manifest."""
+    """Compile a model into a bundle: masks or volumes, host graph, as-fabricated model, manifest."""
     options = CompileOptions(
         target=target,
         technology=technology,
@@ -107,6 +113,8 @@ def compile_command(
         print_after=tuple(print_after or ()),
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
+        workers=workers,
+        resume=resume,
     )
     with Watch() as watch:
         manifest = compile_model(model, output, options, watch)

@@ -13,7 +13,8 @@ from pfmc.check.verify import Verification
 from pfmc.driver import CompileOptions, compile_model, export_bundle
 from pfmc.errors import UsageError
 from pfmc.observer import Observer
-from pfmc.report.page import picture_of_masks, write_report
+from pfmc.report.crossbar_pages import picture_of_masks
+from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_verification
 from pfmc.verifier import VerifyOptions, verify_bundle
 

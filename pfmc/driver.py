@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pfmc._version import __version__
+from pfmc.accounts import Accounts, accounted
 from pfmc.backend import Backend, Emission, Progress
-from pfmc.budget import Metered, vectors_per_inference
+from pfmc.budget import vectors_per_inference
 from pfmc.bundle import (
     FORMAT_VERSION,
-    Calibration,
-    ChipSize,
-    Compensation,
     Manifest,
-    ModelEntry,
-    PassEntry,
-    Share,
-    Sizing,
-    TileRecord,
     file_entry,
     new_bundle,
     read_manifest,
@@ -42,16 +36,15 @@ from pfmc.frontend.counts import Counts, count
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.ir.graph import HostNode
-from pfmc.layout.layout import Layout
+from pfmc.layout.glass import AnyLayout
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.passmanager import Context, Pass, render, run_pipeline, with_options
-from pfmc.physics.network import wire_loading
-from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_backend, load_pass
+from pfmc.sections import Calibration, ModelEntry, PassEntry, Share, Sizing
 from pfmc.sizing import Bench, Requirement, sized
+from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
-from pfmc.technology.schema import Technology
 
 
 @dataclass(frozen=True)
@@ -59,13 +52,15 @@ class CompileOptions:
     """What a compile can be told.
 
     Attributes:
-        target: "crossbar".
+        target: "crossbar" or "glass".
         technology: name or file; None: the target's default.
         calibration: npz file; None: random inputs drawn from ``seed``.
         settings: pass name → option → text.
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
         requirement: an accuracy that converters and copies are chosen for; None: what the technology says, no copies.
+        workers: processes that construct tiles side by side; None: one per core that this process may use.
+        resume: go on with what an interrupted compile into the same folder has finished.
     """
 
     target: str = "crossbar"
@@ -76,6 +71,8 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
     requirement: Requirement | None = None
     seed: int = 0
+    workers: int | None = None
+    resume: bool = False
 
 
 def compile_model(model: Path, output: Path, options: CompileOptions, observer: Observer) -> Manifest:
@@ -111,28 +108,45 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
                 return {}
             host = work / "host.onnx"
             save_model(host_model(imported.folded, netlist.graph, {tile.node for tile in netlist.tiles}), host)
-            bench = Bench.of(technology, netlist, host, dataset, Runtime(model), options.seed)
+            bench = Bench.of(
+                crossbars(technology, "an accuracy that is asked for"),
+                netlist,
+                host,
+                dataset,
+                Runtime(model),
+                options.seed,
+            )
             chosen, sizing = sized(bench, options.requirement, observer)
             sizings.append(sizing)
             return chosen
 
         title = f"pfmc {imported.sha256[:16]}"
-        context = Context(technology, recorder(imported, dataset, BATCH), title, provisions)
-        layout = run_pipeline(passes, imported.graph, context, after=after)
-        meter = Metered.of(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
-        emission = backend.emit(
-            replace(layout, programme=meter), folder, observer.stage("drawing masks", len(layout.tiles))
+        checkpoint = output.parent / f".{output.name}.checkpoint"
+        if not options.resume:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        context = Context(
+            technology,
+            recorder(imported, dataset, BATCH),
+            title,
+            provisions,
+            seed=options.seed,
+            workers=options.workers or os.cpu_count() or 1,
+            checkpoint=checkpoint,
+            stage=observer.stage,
         )
-        volts = meter.volts()
+        layout = run_pipeline(passes, imported.graph, context, after=after)
+        drawn, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
+        emission = backend.emit(drawn, folder, observer.stage("writing the files", len(layout.tiles)))
+        accounts = accounts_of(emission)
         written = [
             *emission.files,
             *_model_files(folder, imported),
-            *_shared_files(folder, layout, meter, volts, imported),
+            *_shared_files(folder, layout, accounts, imported),
         ]
         kept = scrambled(dataset, min(RANDOM_SAMPLES, dataset.samples), np.random.default_rng(options.seed))
         save_values(folder / "input_values.npz", kept)
         written.append(("input_values.npz", "input-values"))
-        progress = observer.stage("reading the masks back", len(layout.tiles))
+        progress = observer.stage("reading the files back", len(layout.tiles))
         written += _fabricated_files(folder, backend, technology, emission, progress)
         shutil.rmtree(work)
         files = tuple(file_entry(folder, path, role) for path, role in sorted(written))
@@ -149,10 +163,11 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             on_host={n.name: n.reason for n in imported.graph.nodes if isinstance(n, HostNode) and n.reason},
             files=files,
             **_sizes(layout, counts),
-            **meter.sections(volts),
+            **accounts.sections,
             sizing=sizings[0] if sizings else None,
         )
         write_manifest(folder, manifest)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return manifest
 
 
@@ -186,15 +201,10 @@ def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
 
 
 def _shared_files(
-    folder: Path, layout: Layout, meter: Metered, volts: Mapping[str, float], imported: ImportedModel
+    folder: Path, layout: AnyLayout, accounts: Accounts, imported: ImportedModel
 ) -> list[tuple[str, str]]:
     """Write what every backend's bundle has: the table of tiles and the host model."""
-    primitive = CrossbarTile.of(layout.technology).name
-    write_tiles(
-        folder / "tiles.parquet",
-        [TileRecord.of(p.tile, primitive, p.x, p.y, volts[p.tile.name]) for p in layout.tiles],
-        meter.energies(volts),
-    )
+    write_tiles(folder / "tiles.parquet", accounts.records, accounts.details)
     mapped = {tile.node for tile in layout.netlist.tiles}
     save_model(host_model(imported.folded, layout.netlist.graph, mapped), folder / "host.onnx")
     return [("tiles.parquet", "tiles"), *_saved(folder, "host.onnx", "host")]
@@ -222,9 +232,9 @@ def _model_files(folder: Path, imported: ImportedModel) -> list[tuple[str, str]]
 
 
 def _fabricated_files(
-    folder: Path, backend: Backend, technology: Technology, emission: Emission, progress: Progress
+    folder: Path, backend: Backend, technology: AnyTechnology, emission: Emission, progress: Progress
 ) -> list[tuple[str, str]]:
-    """Read the masks back and write the as-fabricated model.
+    """Read the files back and write the as-fabricated model.
 
     Raises:
         ArtifactError: if not every device is found again.
@@ -232,7 +242,7 @@ def _fabricated_files(
     tiles, host = folder / "tiles.parquet", folder / "host.onnx"
     rebuilt = rebuild(folder, backend, technology, progress, tiles=tiles, host=host)
     if rebuilt.found != emission.devices:
-        raise ArtifactError(f"{rebuilt.found} of {emission.devices} devices were read back from the masks", "masks")
+        raise ArtifactError(f"{rebuilt.found} of {emission.devices} devices were read back from the files", str(folder))
     save_model(rebuilt.model, folder / "as_fabricated.onnx")
     return _saved(folder, "as_fabricated.onnx", "as-fabricated")
 
@@ -243,25 +253,17 @@ def _saved(folder: Path, name: str, role: str) -> list[tuple[str, str]]:
     return [(name, role), *([(data, f"{role}-data")] if (folder / data).exists() else [])]
 
 
-def _sizes(layout: Layout, counts: Counts) -> dict[str, Any]:
+def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
     """The manifest's entries that follow from the layout."""
     technology = layout.technology
-    to_micrometres = technology.grid.database_unit.si * 1e6
     nodes = [node for node, _ in layout.netlist.by_node()]
     weights = {node.weight.name: math.prod(node.weight.shape) for node in nodes}
     macs = sum(counts.macs_by_node.get(node.name, 0) for node in nodes)
-    primitive = CrossbarTile.of(technology)
-    shares = [tile.scale_share for tile in layout.netlist.tiles]
-    x = wire_loading(primitive.conductance_max, primitive.wires, primitive.rows, 2 * primitive.columns)
     return {
         "technology": technology,
-        "compensation": Compensation(loading=x, least_share=min(shares), mean_share=sum(shares) / len(shares)),
         "personalisation_layers": tuple(map(str, technology.personalisation_layers)),
         "personalisation_masks": tuple(map(str, technology.personalisation_masks)),
         "tiles": len(layout.tiles),
-        "chip": ChipSize(
-            width_um=round(layout.width * to_micrometres, 6), height_um=round(layout.height * to_micrometres, 6)
-        ),
         "parameters": Share(total=counts.parameters, mapped=sum(weights.values())),
         "macs": Share(total=counts.macs, mapped=macs),
     }

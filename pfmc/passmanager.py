@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import numpy as np
@@ -13,13 +14,15 @@ import numpy as np
 from pfmc.errors import PassError, UsageError
 from pfmc.ir.graph import Graph
 from pfmc.ir.text import render as render_graph
+from pfmc.layout.glass import AnyLayout, GlassLayout
 from pfmc.layout.layout import Layout
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.netlist.netlist import render as render_netlist
-from pfmc.technology.schema import Technology
+from pfmc.observer import Stage, silent
+from pfmc.technology.kinds import AnyTechnology
 
-Takes = TypeVar("Takes", Graph, Netlist, Layout)
-Gives = TypeVar("Gives", Graph, Netlist, Layout)
+Takes = TypeVar("Takes", Graph, Netlist, Layout, GlassLayout)
+Gives = TypeVar("Gives", Graph, Netlist, Layout, GlassLayout)
 
 Activations = Callable[[Sequence[str]], Iterator[dict[str, np.ndarray]]]
 
@@ -34,12 +37,20 @@ class Context:
         title: names the model by its hash.
         provisions: chooses what contractions of a calibrated and scaled netlist get; the others get what the technology
             says.
+        seed: where a pass needs random numbers, it takes them from a generator with this seed.
+        workers: how many processes it may use.
+        checkpoint: a folder, made by who needs it, for results that took long: a later run finds them again.
+        stage: tells who watches what is being done; see :class:`pfmc.observer.Observer`.
     """
 
-    technology: Technology
+    technology: AnyTechnology
     activations: Activations
     title: str
     provisions: Callable[[Netlist], Mapping[str, Provision]] = lambda _netlist: {}
+    seed: int = 0
+    workers: int = 1
+    checkpoint: Path = Path("checkpoint")
+    stage: Stage = silent
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[A
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def render(representation: Graph | Netlist | Layout) -> str:
+def render(representation: Graph | Netlist | AnyLayout) -> str:
     """The textual form of any representation."""
     if isinstance(representation, Graph):
         return render_graph(representation)
@@ -112,8 +123,8 @@ def run_pipeline(
     graph: Graph,
     context: Context,
     *,
-    after: Callable[[Pass[Any, Any], Graph | Netlist | Layout], None] = lambda _pass, _result: None,
-) -> Layout:
+    after: Callable[[Pass[Any, Any], Graph | Netlist | AnyLayout], None] = lambda _pass, _result: None,
+) -> AnyLayout:
     """Run the passes in order, from Graph to Layout, checking each one's pre- and postconditions.
 
     Args:
@@ -122,7 +133,7 @@ def run_pipeline(
     Raises:
         PassError: naming the pass, where representations do not meet or a promise is broken.
     """
-    current: Graph | Netlist | Layout = graph
+    current: Graph | Netlist | AnyLayout = graph
     for step in passes:
         where = f"pass {step.name}"
         if not isinstance(current, step.takes):
@@ -136,6 +147,6 @@ def run_pipeline(
         step.ensures(current, result)
         current = result
         after(step, current)
-    if not isinstance(current, Layout):
+    if not isinstance(current, AnyLayout):
         raise PassError(f"the pipeline ends with a {type(current).__name__}, not a Layout", f"pass {passes[-1].name}")
     return current

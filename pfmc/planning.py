@@ -21,6 +21,7 @@ from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.passmanager import Context
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.registry import backend_for, load_pass
+from pfmc.technology.kinds import crossbars
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -66,7 +67,7 @@ def plan_model(model: Path, technology: str) -> Plan:
     Raises:
         PfmcError: if it cannot be read or nothing of it can be mapped.
     """
-    loaded = load(technology)
+    loaded = crossbars(load(technology), "a plan")
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
         netlist = _netlist(import_model(model, Path(work)).graph, loaded)
         weights = {node.weight.name: math.prod(node.weight.shape) for node, _ in netlist.by_node()}
@@ -106,7 +107,7 @@ def plan_parameters(parameters: float, technology: str) -> Plan:
     """
     if not 1 <= parameters <= 1e18:
         raise UsageError("the number of parameters is outside 1 to 1e18", f"{parameters:g}")
-    loaded = load(technology)
+    loaded = crossbars(load(technology), "a plan")
     rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
     tiles = -(-int(parameters) // (rows * columns))
     assumed = "each weight is used once"

@@ -17,7 +17,7 @@ import numpy as np
 
 from pfmc.backend import TileAsBuilt
 from pfmc.budget import tile_area
-from pfmc.bundle import Sizing, SizingEntry, TileRecord
+from pfmc.bundle import TileRecord
 from pfmc.check.compare import Comparison
 from pfmc.check.monte_carlo import Fabrication
 from pfmc.data import Dataset
@@ -26,6 +26,7 @@ from pfmc.frontend.runtime import Runtime
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.sections import Sizing, SizingEntry
 from pfmc.technology.schema import Offer, Technology
 
 CHIPS: Final = 8  # that a provision is judged on; the mean of their errors is what counts

@@ -22,13 +22,14 @@ from pfmc_passes.tile import Tile
 
 from pfmc.api import Bundle, compile, plan
 from pfmc.budget import Metered, read_time, tile_area
-from pfmc.bundle import read_energies, read_manifest
+from pfmc.bundle import read_details, read_manifest
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout
 from pfmc.netlist.netlist import Provision
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
 from pfmc.report.terminal import metric
+from pfmc.sections import TileEnergy
 from pfmc.technology.schema import Technology
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -186,7 +187,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_convolution_is_read_once_per_window(bundle: Bundle) -> None:
-    tiles = read_energies(bundle.manifest.path_of(bundle.path, "tiles"))
+    tiles = read_details(bundle.manifest.path_of(bundle.path, "tiles"), TileEnergy)
     assert tiles[0].vectors == 64  # 8 x 8 windows of a padded 3 x 3 convolution
     assert tiles[-1].vectors == 1
     again = read_manifest(bundle.path)

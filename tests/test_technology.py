@@ -336,7 +336,7 @@ def test_an_endless_file_is_read_no_further_than_the_limit(tmp_path: Path) -> No
             with_entry("gf180mcu", "column_wire_width", 'column_wire_width = { value = 0.4, unit = "um" }'),
             "missing key, {}: cell.column_wire_width.source, add it",
         ),
-        ("", "missing key, {}: name, add it, and 14 more to correct"),
+        ("", "missing key, {}: target, say crossbar or glass"),
     ],
 )
 def test_what_a_wrong_entry_is_told(tmp_path: Path, content: str, expected: str) -> None:

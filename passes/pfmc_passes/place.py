@@ -11,6 +11,7 @@ from pfmc.layout.layout import Layout, PlacedTile, WeightProgramme, tile_extent
 from pfmc.netlist.netlist import Netlist
 from pfmc.passmanager import Context, Pass
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.kinds import crossbars
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Place(Pass[Netlist, Layout]):
 
     def run(self, source: Netlist, context: Context) -> Layout:
         """Place in the order of the netlist: tiles of one node stand together."""
-        technology = context.technology
+        technology = crossbars(context.technology, "pass place")
         grid, chip = technology.grid, technology.chip
         left, bottom, width, height = tile_extent(technology)
         pitch_x, pitch_y = width + grid.units(chip.tile_spacing), height + grid.units(chip.tile_spacing)

@@ -13,6 +13,7 @@ from pfmc.netlist.netlist import Netlist, Tile
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.network import wire_loading
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.technology.kinds import crossbars
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Scale(Pass[Netlist, Netlist]):
         Raises:
             CapacityError: if the wires leave even a single row too small a scale.
         """
-        primitive = CrossbarTile.of(context.technology)
+        primitive = CrossbarTile.of(crossbars(context.technology, "pass scale"))
         tiles = [tile for node, found in source.by_node() for tile in self._scaled(primitive, node, found)]
         return replace(source, tiles=tuple(replace(tile, name=f"t{i:05d}") for i, tile in enumerate(tiles)))
 

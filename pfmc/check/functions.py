@@ -18,7 +18,7 @@ from pfmc.bundle import TileRecord
 from pfmc.errors import VerifyError
 from pfmc.netlist.netlist import Range
 from pfmc.physics.crossbar import IDEAL, effective_matrix
-from pfmc.technology.schema import Technology
+from pfmc.technology.kinds import AnyTechnology
 
 DOMAIN: Final = "pfmc"
 OPERATOR: Final = "MatrixVector"
@@ -150,7 +150,9 @@ class Crossbars:
     units_per_code: Float[np.ndarray, "blocks 1 columns"]
 
     @classmethod
-    def of(cls, name: str, rows: int, columns: int, tiles: Sequence[TileRecord], technology: Technology) -> Crossbars:
+    def of(
+        cls, name: str, rows: int, columns: int, tiles: Sequence[TileRecord], technology: AnyTechnology
+    ) -> Crossbars:
         """The converters of the tiles of one contraction; no devices yet.
 
         Raises:

@@ -14,9 +14,10 @@ from onnx import helper
 from onnx.external_data_helper import load_external_data_for_model, set_external_data
 
 from pfmc._version import __version__
-from pfmc.backend import TileAsBuilt
+from pfmc.backend import AsBuilt, TileAsBuilt, VolumeAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, matrix_vector
+from pfmc.check.light import transfer_matrices
 from pfmc.errors import ArtifactError, PassError, VerifyError
 from pfmc.frontend.bodies import entered, replace_all
 from pfmc.frontend.building import Names, Splice, graphs_of
@@ -24,7 +25,8 @@ from pfmc.frontend.checks import subgraphs_of
 from pfmc.frontend.opsets import brought_to_opset_min, opset_of
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.windows import Windows
-from pfmc.technology.schema import Technology
+from pfmc.technology.glass import GlassTechnology
+from pfmc.technology.kinds import AnyTechnology
 
 IR_VERSION_MIN: Final = 8  # functions
 EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
@@ -83,8 +85,8 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
 def as_fabricated(
     host: Path,
     tiles: Sequence[TileRecord],
-    resistance: Iterable[TileAsBuilt],
-    technology: Technology,
+    built: Iterable[AsBuilt],
+    technology: AnyTechnology,
     *,
     ideal_converters: bool = False,
     ideal_wires: bool = False,
@@ -94,7 +96,7 @@ def as_fabricated(
     Args:
         host: made by :func:`host_model`.
         tiles: all tiles of the chip.
-        resistance: their devices, each tile once, in any order.
+        built: what the files have of them, each tile once, in any order.
         technology: whose converters stand at the tiles.
         ideal_converters: leave rounding and clipping out.
         ideal_wires: leave the resistance of the wires out.
@@ -105,8 +107,8 @@ def as_fabricated(
     """
     model, calls, crossbars = open_host(host, tiles, technology)
     records = {tile.name: tile for tile in tiles}
-    for tile, siemens in effective_matrices(_matched(records, resistance), ideal_wires=ideal_wires):
-        crossbars[tile.node].place(tile, siemens)
+    for tile, matrix in _matrices(_matched(records, built), technology, ideal_wires=ideal_wires):
+        crossbars[tile.node].place(tile, matrix)
     names = Names(model.graph)
     for name in list(crossbars):
         add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
@@ -115,7 +117,7 @@ def as_fabricated(
 
 
 def open_host(
-    host: Path, tiles: Sequence[TileRecord], technology: Technology
+    host: Path, tiles: Sequence[TileRecord], technology: AnyTechnology
 ) -> tuple[onnx.ModelProto, dict[str, onnx.NodeProto], dict[str, Crossbars]]:
     """The host model, its calls by the name of the contraction, and what they need to compute, still without devices.
 
@@ -138,9 +140,21 @@ def open_host(
     return model, calls, crossbars
 
 
-def _matched(
-    records: Mapping[str, TileRecord], found: Iterable[TileAsBuilt]
-) -> Iterator[tuple[TileRecord, TileAsBuilt]]:
+def _matrices(
+    tiles: Iterable[tuple[TileRecord, AsBuilt]], technology: AnyTechnology, *, ideal_wires: bool
+) -> Iterator[tuple[TileRecord, np.ndarray]]:
+    """What each tile computes, by its kind: siemens, or amplitudes per amplitude, of which a receiver reads the real
+    part.
+    """
+    if isinstance(technology, GlassTechnology):
+        volumes = ((record, built) for record, built in tiles if isinstance(built, VolumeAsBuilt))
+        yield from ((record, light.real) for record, light in transfer_matrices(volumes, technology))
+    else:
+        crossbars = ((record, built) for record, built in tiles if isinstance(built, TileAsBuilt))
+        yield from effective_matrices(crossbars, ideal_wires=ideal_wires)
+
+
+def _matched(records: Mapping[str, TileRecord], found: Iterable[AsBuilt]) -> Iterator[tuple[TileRecord, AsBuilt]]:
     """Each tile as built with its record; each record comes once."""
     missing = set(records)
     for built in found:

@@ -1,4 +1,4 @@
-"""The as-fabricated model of a bundle, from its masks as they are now."""
+"""The as-fabricated model of a bundle, from its files as they are now."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import onnx
 from threadpoolctl import threadpool_limits
 
-from pfmc.backend import Backend, Progress, TileAsBuilt
+from pfmc.backend import AsBuilt, Backend, Progress
 from pfmc.bundle import read_tiles
 from pfmc.check.lift import as_fabricated, save_model
 from pfmc.frontend.runtime import Runtime
-from pfmc.technology.schema import Technology
+from pfmc.technology.kinds import AnyTechnology
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Rebuilt:
 
     Attributes:
         model: the as-fabricated model.
-        found: how many devices were found in the masks.
+        found: how many devices were found in the files.
         complaints: what the reader found that does not belong.
     """
 
@@ -42,7 +42,7 @@ class Rebuilt:
 def rebuild(
     folder: Path,
     backend: Backend,
-    technology: Technology,
+    technology: AnyTechnology,
     progress: Progress,
     *,
     tiles: Path,
@@ -50,7 +50,7 @@ def rebuild(
     ideal_converters: bool = False,
     ideal_wires: bool = False,
 ) -> Rebuilt:
-    """Read the masks below ``folder`` and put what they compute into the host model.
+    """Read the files below ``folder`` and put what they compute into the host model.
 
     Args:
         tiles: the table of tiles.
@@ -66,7 +66,7 @@ def rebuild(
     complaints: list[str] = []
     found = 0
 
-    def watched() -> Iterator[TileAsBuilt]:
+    def watched() -> Iterator[AsBuilt]:
         nonlocal found
         for tile in backend.read(folder, technology, records, progress):
             found += tile.found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ class Weight:
 
     def map(self) -> np.ndarray:
         """A tensor that is stored as it is, mapped read-only: nothing is read before it is used."""
-        return self._mapped(self.size).reshape(self.shape)
+        return self._mapped(np.dtype(getattr(ml_dtypes, self.dtype, self.dtype)), self.size).reshape(self.shape)
 
     def take(self, index: Int[np.ndarray, ...]) -> Float[np.ndarray, ...]:
         """The numbers at these places of the flattened tensor, as float64; only those are read."""
@@ -125,19 +126,19 @@ class Weight:
         return places
 
     def _read(self, places: Int[np.ndarray, " n"], reach: int) -> Float[np.ndarray, " n"]:
-        dtype = self.stored or self.dtype
-        bits = _PACKED_BITS.get(dtype)
+        dtype = np.dtype(getattr(ml_dtypes, self.stored or self.dtype, self.stored or self.dtype))
+        bits = _PACKED_BITS.get(dtype.name)
         if bits is None:
-            return np.asarray(self._mapped(reach)[places], dtype=np.float64)
+            return np.asarray(self._mapped(dtype, reach)[places], dtype=np.float64)
         per_byte = 8 // bits
-        stored = np.memmap(self.path, np.uint8, "r", self.offset, -(-reach // per_byte))
-        codes = np.asarray(stored[places // per_byte] >> (places % per_byte * bits)) & (2**bits - 1)
-        values = np.asarray(codes, dtype=np.uint8).view(getattr(ml_dtypes, dtype))
-        return np.asarray(values, dtype=np.float64)
+        stored = self._mapped(np.dtype(np.uint8), -(-reach // per_byte))[places // per_byte]
+        codes = (stored >> (places % per_byte * bits).astype(np.uint8)) & np.uint8(2**bits - 1)
+        return np.asarray(codes.view(dtype), dtype=np.float64)
 
-    def _mapped(self, size: int) -> np.ndarray:
-        name = self.stored or self.dtype
-        return np.memmap(self.path, np.dtype(getattr(ml_dtypes, name, name)), "r", self.offset, (size,))
+    def _mapped(self, dtype: np.dtype, count: int) -> np.ndarray:
+        """Numbers as they are stored; np.memmap does the same in ten times the time."""
+        with self.path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype, count, self.offset)
 
     def __str__(self) -> str:
         stored = f"{self.stored} as " if self.stored else ""

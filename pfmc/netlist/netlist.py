@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import Graph, MatrixVector
-from pfmc.technology.schema import Technology
+from pfmc.technology.kinds import AnyTechnology
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Provision:
     copies: int = 1
 
     @classmethod
-    def standard(cls, technology: Technology) -> Provision:
+    def standard(cls, technology: AnyTechnology) -> Provision:
         """The technology's converters, and no copies."""
         converters = technology.converters
         return cls(int(converters.input_bits.value), int(converters.output_bits.value))

@@ -19,7 +19,7 @@ Laskar and Robutel, Celest. Mech. Dyn. Astron. 80, 39, 2001), at the cost of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -154,7 +154,7 @@ def sampled_index(
     """
     if tuple(delta_n.shape) != volume.shape:
         raise UsageError(f"an index map of {tuple(delta_n.shape)} voxels", "volume", f"give {volume.shape}")
-    y, x = _profiles(volume, delta_n)
+    y, x = profiles(volume, delta_n)
     return y @ delta_n @ x.T
 
 
@@ -162,11 +162,11 @@ def sampled_index_adjoint(
     gradient: Float[Any, "layers grid_rows grid_columns"], volume: Volume
 ) -> Float[Any, "layers rows columns"]:
     """Adjoint of ``sampled_index``: from a gradient at each sample to that at each voxel."""
-    y, x = _profiles(volume, gradient)
+    y, x = profiles(volume, gradient)
     return y.T @ gradient @ x
 
 
-def _profiles(volume: Volume, array: Any) -> tuple[Any, Any]:
+def profiles(volume: Volume, array: Any) -> tuple[Any, Any]:
     """How much of each voxel's index change there is at each sample, along y and x."""
     grid = volume.grid
     profiles = []
@@ -188,13 +188,11 @@ class _Steps:
 
     edge: Any  # drift from the face of a layer to its first node
     drifts: list[Any]  # up to each node from the one before it, which for the first is in the layer before
-    phases: list[float]  # radians per unit of Δn at each node
-    losses: list[Any]  # factor of amplitude at each node
     oblique: Any  # 1/cosθ
 
 
 def _steps(volume: Volume, field: Any) -> _Steps:
-    nodes, weights = np.polynomial.legendre.leggauss(volume.steps)
+    nodes, _ = np.polynomial.legendre.leggauss(volume.steps)
     ends = np.concatenate([[-1.0], nodes])
     grid, half = volume.grid, volume.layer / 2
     distances = half * np.diff(ends)
@@ -202,12 +200,9 @@ def _steps(volume: Volume, field: Any) -> _Steps:
     cosine = cosines(grid)
     followed = cosine >= STEEPEST
     oblique = followed / np.where(followed, cosine, 1.0)
-    rim = _attenuation(volume)
     return _Steps(
         like(slab(grid, distances[0]), field),
         [like(d, field) for d in drifts],
-        [2 * math.pi / volume.wavelength * half * float(w) for w in weights],
-        [like(np.exp(-half * w * rim), field) for w in weights],
         like(oblique, field),
     )
 
@@ -244,7 +239,7 @@ def propagate_volume(
         UsageError: the fields or the index map do not fit the volume.
     """
     xp = array_namespace(fields, delta_n)
-    return xp.reshape(_walk(_checked(fields, volume), delta_n, volume), fields.shape)
+    return xp.reshape(walk(fields, delta_n, volume), fields.shape)
 
 
 def propagate_volume_adjoint(
@@ -255,7 +250,7 @@ def propagate_volume_adjoint(
     Every drift and kick is symmetric, so the transpose is the same light through the layers in reversed order.
     """
     xp = array_namespace(fields, delta_n)
-    back = _walk(xp.conj(_checked(fields, volume)), xp.flip(delta_n, axis=0), volume)
+    back = walk(xp.conj(fields), xp.flip(delta_n, axis=0), volume)
     return xp.reshape(xp.conj(back), fields.shape)
 
 
@@ -315,11 +310,10 @@ def linearise(
     xp = array_namespace(delta_n, inputs, outputs)
     forward: list[Any] = []
     backward: list[Any] = []
-    behind = _walk(_checked(inputs, volume), delta_n, volume, forward)
-    _walk(xp.conj(_checked(outputs, volume)), xp.flip(delta_n, axis=0), volume, backward)
-    steps = _steps(volume, inputs)
+    behind = walk(inputs, delta_n, volume, forward.append)
+    walk(xp.conj(outputs), xp.flip(delta_n, axis=0), volume, backward.append)
     rows, columns = written(volume)
-    for kick, (_, scattering, phase) in enumerate(_kicks(delta_n, volume, steps, inputs)):
+    for kick, (scattering, phase) in enumerate(kicks(delta_n, volume, inputs)):
         factor = (1j * phase * volume.grid.pixel**2) * (scattering[rows, columns] + 1)
         backward[-1 - kick] = backward[-1 - kick] * factor
     backward.reverse()
@@ -367,14 +361,15 @@ def _checked(fields: Any, volume: Volume) -> Any:
     return array_namespace(fields).reshape(fields, (-1, *expected))
 
 
-def _walk(fields: Any, delta_n: Any, volume: Volume, kept: list[Any] | None = None) -> Any:
-    """Fields behind the volume; ``kept`` gets the electric field at each kick, where voxels are written."""
-    xp = array_namespace(fields)
+def walk(fields: Any, delta_n: Any, volume: Volume, visit: Callable[[Any], None] | None = None) -> Any:
+    """Fields behind the volume; ``visit`` gets the electric fields at each kick, where voxels are written."""
+    fields, xp = _checked(fields, volume), array_namespace(fields)
     steps = _steps(volume, fields)
     rows, columns = written(volume)
     root = xp.sqrt(steps.oblique)
     batches = [transform(fields[i : i + BATCH]) * root for i in range(0, fields.shape[0], BATCH)]
-    for drift, scattering, _ in _kicks(delta_n, volume, steps, fields):
+    for kick, (scattering, _) in enumerate(kicks(delta_n, volume, fields)):
+        drift = steps.drifts[kick % volume.steps] if kick else steps.edge
         electric = []
         for i, spectrum in enumerate(batches):
             moved = spectrum * drift
@@ -382,18 +377,19 @@ def _walk(fields: Any, delta_n: Any, volume: Volume, kept: list[Any] | None = No
             moved += steps.oblique * transform(light * scattering, overwrite=True)
             batches[i] = moved
             electric.append(light[:, rows, columns])
-        if kept is not None:
-            kept.append(xp.concat(electric))
+        if visit:
+            visit(xp.concat(electric))
     behind = steps.edge * root * like(cosines(volume.grid), fields)
     return xp.concat([transform_back(spectrum * behind, overwrite=True) for spectrum in batches])
 
 
-def _kicks(delta_n: Any, volume: Volume, steps: _Steps, fields: Any) -> Iterator[tuple[Any, Any, float]]:
-    """For each kick the drift up to it, the light it scatters per unit of field, its phase per unit of index change."""
+def kicks(delta_n: Any, volume: Volume, fields: Any) -> Iterator[tuple[Any, float]]:
+    """For each kick the light it scatters per unit of field, and its phase in radians per unit of index change."""
     xp = array_namespace(delta_n, fields)
-    drift = steps.edge
+    _, weights = np.polynomial.legendre.leggauss(volume.steps)
+    half, rim = volume.layer / 2, _attenuation(volume)
+    phases = [2 * math.pi / volume.wavelength * half * float(w) for w in weights]
+    losses = [like(np.exp(-half * w * rim), fields) for w in weights]
     for layer in sampled_index(delta_n, volume):
-        for j, (phase, loss) in enumerate(zip(steps.phases, steps.losses, strict=True)):
-            factor = xp.exp(xp.astype(1j * phase * layer, fields.dtype))
-            yield steps.drifts[j] if drift is None else drift, factor * loss - 1, phase
-            drift = None
+        for phase, loss in zip(phases, losses, strict=True):
+            yield xp.exp(xp.astype(1j * phase * layer, fields.dtype)) * loss - 1, phase

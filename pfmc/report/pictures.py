@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,9 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pfmc.bundle import TileRecord
 from pfmc.errors import printable
-from pfmc.layout.layout import tile_extent
 from pfmc.technology.schema import Technology
 
 # Fill and opacity by the layer's role, drawn in this order; the personalised mask is the one that stands out.
@@ -26,6 +26,19 @@ STYLE: Final = {
     "via1": ("#6c3483", 0.95),
     "metal2": ("#27ae60", 0.16),
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG image as base64 text, and what it shows."""
+
+    caption: str
+    data: str
+
+    @classmethod
+    def of(cls, caption: str, png: bytes) -> Picture:
+        """Encode it."""
+        return cls(caption, base64.b64encode(png).decode("ascii"))
 
 
 def mask_picture(
@@ -64,23 +77,50 @@ def matrix_picture(matrix: Float[np.ndarray, "rows columns"], title: str) -> byt
     return _png(figure)
 
 
-def floor_plan(technology: Technology, tiles: Sequence[TileRecord]) -> bytes:
-    """Where tiles stand, coloured by the node that they belong to, as PNG."""
+def floor_plan(nodes: Sequence[str], corners: Float[np.ndarray, "tiles 2"], size: tuple[float, float]) -> bytes:
+    """Where tiles stand, coloured by the contraction that they belong to, as PNG.
+
+    Args:
+        nodes: name of each tile's contraction.
+        corners: lower left, x and y, metres.
+        size: width and height of a tile, metres.
+    """
     figure = Figure(figsize=(7, 7), layout="constrained")
     axes = figure.add_subplot()
-    left, bottom, width, height = tile_extent(technology)
-    to_mm = technology.grid.database_unit.si * 1e3
-    origin = np.array([[tile.x + left, tile.y + bottom] for tile in tiles]) * to_mm
-    size = np.array([width, height]) * to_mm
-    steps = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
-    nodes = {node: i for i, node in enumerate(dict.fromkeys(tile.node for tile in tiles))}
-    boxes = PolyCollection(list(origin[:, None] + steps), cmap="turbo", edgecolor="white", linewidth=0.3)
-    boxes.set_array(np.array([nodes[tile.node] for tile in tiles], dtype=float))
+    steps = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.array(size)
+    numbers = {node: i for i, node in enumerate(dict.fromkeys(nodes))}
+    boxes = PolyCollection(list(1e3 * (corners[:, None] + steps)), cmap="turbo", edgecolor="white", linewidth=0.3)
+    boxes.set_array(np.array([numbers[node] for node in nodes], dtype=float))
     axes.add_collection(boxes)
     axes.autoscale_view()
     axes.set_aspect("equal")
     axes.set_xlabel("mm")
     axes.set_ylabel("mm")
+    return _png(figure)
+
+
+def index_picture(index_change: Float[np.ndarray, "layers y x"], voxel: float, layer: float) -> bytes:
+    """The middle layer of a volume and a cut along the light through its middle, as PNG; sizes in metres."""
+    layers, height, width = index_change.shape
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    across, along = figure.subplots(1, 2, width_ratios=(1, 1.4))
+    reach = float(np.abs(index_change).max()) or 1.0
+    low = -reach if (index_change < 0).any() else 0.0
+    style: dict[str, Any] = {
+        "cmap": "RdBu" if low < 0 else "viridis",
+        "vmin": low,
+        "vmax": reach,
+        "interpolation": "nearest",
+    }
+    x, y, z = width * voxel * 1e6, height * voxel * 1e6, layers * layer * 1e6
+    across.imshow(index_change[layers // 2], extent=(0, x, 0, y), origin="lower", **style)
+    across.set_xlabel("x, µm")
+    across.set_ylabel("y, µm")
+    cut = index_change[:, height // 2].T
+    image = along.imshow(cut, extent=(0, z, 0, x), origin="lower", aspect="auto", **style)
+    along.set_xlabel("z, µm (the light's way)")
+    along.set_ylabel("x, µm")
+    figure.colorbar(image, ax=along, label="index change")
     return _png(figure)
 
 

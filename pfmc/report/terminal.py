@@ -8,11 +8,12 @@ from typing import Final
 
 import typer
 
-from pfmc.bundle import Manifest, Share
+from pfmc.bundle import Manifest
 from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
 from pfmc.planning import Plan
+from pfmc.sections import Glass, OpticalEnergy, Share
 
 PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
 
@@ -29,28 +30,59 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
 
 def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What a person wants to know of a bundle, in words."""
-    chip, area, energy = manifest.chip, manifest.area, manifest.energy
-    heaviest = max(manifest.wire_loads, key=lambda load: load.share)
+    energy = manifest.energy
     return [
         ("model", f"{printable(manifest.model.name)}  {manifest.model.sha256[:16]}"),
         ("technology", f"{manifest.technology.name}: {manifest.technology.title}"),
         ("parameters", _share(manifest.parameters)),
         ("MACs per sample", _share(manifest.macs)),
         ("tiles", f"{manifest.tiles:,} of {_tile_size(manifest)} weights"),
-        ("devices", f"{manifest.devices:,} (and {manifest.unused_devices:,} unused)"),
-        ("chip", f"{chip.width_um / 1e3:.3g} × {chip.height_um / 1e3:.3g} mm"),
-        ("area", f"{area.array_mm2:.3g} mm² of tiles, {area.total_mm2:.3g} mm² with what stands around them"),
+        *(_chip_facts(manifest) if manifest.glass is None else _glass_facts(manifest, manifest.glass)),
         ("an inference", f"{metric(energy.per_inference_j, 'J')}, {metric(energy.latency_s, 's')}"),
         ("a MAC", metric(energy.per_mac_j, "J")),
-        (
-            "wires",
-            f"r·G_max·N = {manifest.compensation.loading:.2g}, compensated they leave"
-            f" {manifest.compensation.least_share:.0%} of the range or more",
-        ),
-        ("electromigration", f"{heaviest.wire} carries {heaviest.share:.0%} of what it may"),
-        ("masks that differ", ", ".join(manifest.personalisation_masks)),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
+
+
+def _chip_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Of crossbars."""
+    chip, area, compensation = manifest.chip, manifest.area, manifest.compensation
+    rows = [
+        ("devices", f"{manifest.devices:,} (and {manifest.unused_devices:,} unused)"),
+        ("chip", f"{chip.width_um / 1e3:.3g} × {chip.height_um / 1e3:.3g} mm"),
+    ]
+    if area is not None:
+        around = f"{area.array_mm2:.3g} mm² of tiles, {area.total_mm2:.3g} mm² with what stands around them"
+        rows.append(("area", around))
+    if compensation is not None:
+        least = f"compensated they leave {compensation.least_share:.0%} of the range or more"
+        rows.append(("wires", f"r·G_max·N = {compensation.loading:.2g}, {least}"))
+    for heaviest in sorted(manifest.wire_loads, key=lambda load: load.share)[-1:]:
+        rows.append(("electromigration", f"{heaviest.wire} carries {heaviest.share:.0%} of what it may"))
+    return [*rows, ("masks that differ", ", ".join(manifest.personalisation_masks))]
+
+
+def _glass_facts(manifest: Manifest, glass: Glass) -> list[tuple[str, str]]:
+    """Of a block of glass."""
+    chip = manifest.chip
+    size = " × ".join(f"{side / 1e3:.3g}" for side in (chip.width_um, chip.height_um, glass.thickness_um))
+    rows = [
+        ("voxels", f"{glass.voxels:,}, {glass.weights_per_mm3:,.0f} weights per mm³ of volumes"),
+        ("block", f"{size} mm"),
+        ("writing", metric(glass.write_s, "s")),
+        ("error of a tile", f"{glass.mean_error:.2%} on average, {glass.worst_error:.2%} at worst, as designed"),
+        (
+            "light",
+            f"{glass.mean_efficiency:.1%} of it reaches the outputs, crosstalk {glass.worst_crosstalk:.2%} at worst",
+        ),
+        ("signal to noise", f"{glass.least_signal_to_noise:,.0f} at full scale, or more"),
+    ]
+    if isinstance(manifest.energy, OpticalEnergy):
+        light = (
+            f"{metric(manifest.energy.light_per_mac_j, 'J')}, {manifest.energy.photons_per_mac:.3g} photons of signal"
+        )
+        rows.append(("light per MAC", light))
+    return rows
 
 
 def sizing_facts(manifest: Manifest) -> list[tuple[str, str]]:

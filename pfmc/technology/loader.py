@@ -13,7 +13,7 @@ from typing import IO, Any, Final, get_args
 from pydantic import ValidationError
 
 from pfmc.errors import TechnologyError
-from pfmc.technology.schema import Technology
+from pfmc.technology.kinds import KINDS, TECHNOLOGY, AnyTechnology
 
 GROUP: Final = "pfmc.technologies"
 SIZE_LIMIT: Final = 1_000_000  # bytes; a technology file has a few thousand
@@ -33,7 +33,7 @@ def describe() -> list[tuple[str, str]]:
     return [(name, load(name).title) for name in names()]
 
 
-def load(name_or_path: str) -> Technology:
+def load(name_or_path: str) -> AnyTechnology:
     """A technology by installed name, or from a file whose name ends with ``.toml``.
 
     A file that says ``base = "NAME"`` is another cell of an installed technology: it has a name and a title of its own,
@@ -51,10 +51,14 @@ def load(name_or_path: str) -> Technology:
         if "base" in base_content:
             raise TechnologyError(f"{base} has a base itself", f"{where}: base", f"name {base_content['base']}")
         content = {key: section for key, section in base_content.items() if key not in {"name", "title"}} | content
+    target = content.get("target")
+    if not isinstance(target, str) or target not in KINDS:
+        what = "no such target" if "target" in content else "missing key"
+        raise TechnologyError(what, f"{where}: target", f"say {' or '.join(KINDS)}")
     try:
-        return Technology.model_validate(content)
+        return TECHNOLOGY.validate_python(content)
     except ValidationError as e:
-        raise _one_line(e, where) from None
+        raise _one_line(e, where, KINDS[target]) from None
 
 
 def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
@@ -92,14 +96,15 @@ def _parse(file: IO[bytes], where: str) -> dict[str, Any]:
         raise TechnologyError(f"not TOML: {e}", where, "correct that line") from None
 
 
-def _one_line(error: ValidationError, where: str) -> TechnologyError:
+def _one_line(error: ValidationError, where: str, kind: type[Any]) -> TechnologyError:
     """The first thing that is wrong; misspelt keys first, because a missing key follows from them."""
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
-    first, location, context = details[0], details[0]["loc"], details[0].get("ctx", {})
+    first, context = details[0], details[0].get("ctx", {})
+    location = first["loc"][1:]  # behind the target
     key = ".".join(str(part) for part in (*location, context.get("key")) if part is not None)
     problem, fix = str(context.get("problem", first["msg"])), "correct that entry"
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys(location[:-1]), n=1)
+        near = difflib.get_close_matches(str(location[-1]), _keys(kind, location[:-1]), n=1)
         problem, fix = "no such key", f"did you mean {near[0]}?" if near else "remove it"
     elif first["type"] == "missing":
         problem, fix = "missing key", "add it"
@@ -107,9 +112,9 @@ def _one_line(error: ValidationError, where: str) -> TechnologyError:
     return TechnologyError(problem, f"{where}: {key}", fix + more)
 
 
-def _keys(location: Sequence[str | int]) -> list[str]:
-    """The keys that a section may have."""
-    section: Any = Technology
+def _keys(kind: type[Any], location: Sequence[str | int]) -> list[str]:
+    """The keys that a section of a kind of technology may have."""
+    section: Any = kind
     for part in location:
         if isinstance(part, str):
             section = section.model_fields[part].annotation

@@ -1,0 +1,78 @@
+"""construct: the voxels of every tile, several at a time in processes of their own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import ClassVar
+
+import numpy as np
+
+from pfmc.errors import CapacityError, PassError
+from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.passmanager import Context, Pass
+from pfmc.primitives.volume import DiffractiveVolume, Performance
+from pfmc.primitives.volume_store import VolumeStore
+from pfmc.technology.kinds import glass
+
+
+@dataclass(frozen=True)
+class Construct(Pass[Netlist, Netlist]):
+    """Find voxels whose light computes each block; a block that is too much for one volume is split by columns."""
+
+    name: ClassVar[str] = "construct"
+    takes: ClassVar[type[Netlist]] = Netlist
+    gives: ClassVar[type[Netlist]] = Netlist
+
+    def run(self, source: Netlist, context: Context) -> Netlist:
+        """Every tile gets its gain; tiles are numbered again.
+
+        Raises:
+            CapacityError: if even a single column cannot be realised.
+        """
+        technology = glass(context.technology, "pass construct")
+        primitive = DiffractiveVolume.of(technology)
+        store = VolumeStore.of(context.checkpoint, technology, context.seed)
+        progress = context.stage("constructing volumes", len(source.tiles))
+        waiting, built = list(source.tiles), list[Tile]()
+        # Spawned, not forked: a process that is forked beside threads of a library can hang.
+        with ProcessPoolExecutor(context.workers, get_context("spawn")) as pool:
+            while waiting:
+                jobs = [pool.submit(store.performance, source.block(tile), primitive) for tile in waiting]
+                too_much: list[Tile] = []
+                for tile, job in zip(waiting, jobs, strict=True):
+                    found = job.result()
+                    if found.error <= technology.tile.relative_error.si:
+                        built.append(replace(tile, scale=found.gain))
+                        progress(1)
+                    else:
+                        too_much += _halves(tile, found)
+                waiting = too_much
+        order = {node.name: i for i, (node, _) in enumerate(source.by_node())}
+        built.sort(key=lambda tile: (order[tile.node], tile.rows.start, tile.columns.start))
+        return replace(source, tiles=tuple(replace(tile, name=f"t{i:05d}") for i, tile in enumerate(built)))
+
+    def ensures(self, source: Netlist, result: Netlist) -> None:
+        """Every tile has a gain that is a number."""
+        for tile in result.tiles:
+            if not (np.isfinite(tile.scale) and tile.scale > 0):
+                raise PassError(f"the gain is {tile.scale}", f"tile {tile.name} of node {tile.node}")
+
+
+def _halves(tile: Tile, found: Performance) -> list[Tile]:
+    """A tile's columns on two tiles.
+
+    Raises:
+        CapacityError: if there is only one.
+    """
+    start, stop = tile.columns.start, tile.columns.stop
+    if stop - start == 1:
+        raise CapacityError(
+            f"{len(tile.rows)} x 1 weights come to an error of {found.error:.2%} only, in {found.layers} layers of"
+            f" {found.voxels} x {found.voxels} voxels",
+            f"tile {tile.name} of node {tile.node}",
+            "fewer rows (tile.rows), more index levels, or more layers and voxels in the technology",
+        )
+    middle = (start + stop + 1) // 2
+    return [replace(tile, columns=range(start, middle)), replace(tile, columns=range(middle, stop))]

@@ -1,0 +1,126 @@
+"""What a block of glass takes: light, receivers and converters by the technology's figures, signal against noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pfmc.budget import provision_of
+from pfmc.errors import PassError
+from pfmc.layout.glass import GlassLayout
+from pfmc.netlist.netlist import Tile
+from pfmc.physics.energy import conversion_energy, settling_time
+from pfmc.physics.homodyne import amplitude_noise, photon_energy
+from pfmc.primitives.volume import Performance
+from pfmc.sections import Glass, OpticalEnergy, OpticalJoules, VolumeDetails
+from pfmc.technology.glass import GlassTechnology
+
+
+def input_amplitude(technology: GlassTechnology) -> float:
+    """Of one input at full scale, square root of watts."""
+    return math.sqrt(technology.optics.input_power.si)
+
+
+def read_time(technology: GlassTechnology, output_bits: int) -> float:
+    """Seconds of a matrix-vector product: light takes none, modulators and receivers settle."""
+    return settling_time(technology.optics.bandwidth.si, output_bits)
+
+
+def receiver_noise(technology: GlassTechnology) -> float:
+    """Of a reading, as an amplitude of the field, square root of watts."""
+    optics = technology.optics
+    return amplitude_noise(
+        optics.responsivity.si, optics.local_oscillator_power.si, optics.receiver_noise.si, optics.bandwidth.si
+    )
+
+
+def details(layout: GlassLayout, vectors: Mapping[str, int], write_s: Sequence[float]) -> list[VolumeDetails]:
+    """Of every tile, in the order of the layout.
+
+    Args:
+        vectors: matrix-vector products per inference, by contraction.
+        write_s: what each takes to write, seconds.
+    """
+    return [
+        _details(layout.technology, placed.tile, written.performance, vectors[placed.tile.node], seconds)
+        for (placed, written), seconds in zip(layout.written(), write_s, strict=True)
+    ]
+
+
+def _details(
+    technology: GlassTechnology, tile: Tile, performance: Performance, vectors: int, write_s: float
+) -> VolumeDetails:
+    if tile.input_range is None or tile.output_range is None or tile.mean_square is None:
+        raise PassError("the tile has no ranges", f"tile {tile.name}", "the pipeline needs the calibrate pass")
+    optics, provision = technology.optics, provision_of(tile)
+    rows, columns, time = len(tile.rows), len(tile.columns), read_time(technology, provision.output_bits)
+    full = input_amplitude(technology)
+    light = float(tile.mean_square.sum()) / tile.input_range.high**2 * optics.input_power.si
+    output = tile.output_range.high * tile.scale * full / tile.input_range.high
+    wall = optics.wall_plug_efficiency.si
+    return VolumeDetails(
+        name=tile.name,
+        node=tile.node,
+        vectors=vectors,
+        layers=performance.layers,
+        voxels=performance.voxels,
+        error=performance.error,
+        efficiency=performance.efficiency,
+        crosstalk=performance.crosstalk,
+        features_ratio=performance.layers * performance.voxels**2 / (rows * columns),
+        signal_to_noise=output / receiver_noise(technology),
+        write_s=write_s,
+        signal_j=vectors * light * time / wall,
+        local_oscillators_j=vectors * columns * optics.local_oscillator_power.si * time / wall,
+        receivers_j=vectors * columns * optics.receiver_power.si * time,
+        converters_j=vectors
+        * (
+            rows * conversion_energy(optics.dac_energy_per_step.si, provision.input_bits)
+            + columns * conversion_energy(optics.adc_energy_per_step.si, provision.output_bits)
+        ),
+    )
+
+
+def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails]) -> dict[str, Any]:
+    """The manifest's sections."""
+    technology = layout.technology
+    weights = [len(tile.rows) * len(tile.columns) for tile in layout.netlist.tiles]
+    voxel, layer = technology.writing.voxel.si, technology.writing.layer.si
+    volume = 1e9 * sum(each.layers * layer * (each.voxels * voxel) ** 2 for each in found)  # mm³
+    tiles = len(found)
+    return {
+        "energy": _energy(layout, vectors, found),
+        "glass": Glass(
+            thickness_um=layout.thickness / 1000,
+            volume_mm3=volume,
+            voxels=sum(each.layers * each.voxels**2 for each in found),
+            weights_per_mm3=sum(weights) / volume,
+            worst_error=max(each.error for each in found),
+            mean_error=sum(each.error for each in found) / tiles,
+            mean_efficiency=sum(each.efficiency for each in found) / tiles,
+            worst_crosstalk=max(each.crosstalk for each in found),
+            least_signal_to_noise=min(each.signal_to_noise for each in found),
+            write_s=sum(each.write_s for each in found),
+        ),
+    }
+
+
+def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails]) -> OpticalEnergy:
+    """The sum of tiles, and the time of an inference; see :meth:`pfmc.budget.Metered.sections`."""
+    technology = layout.technology
+    parts = {name: sum(getattr(tile, name) for tile in found) for name in OpticalJoules.parts()}
+    total = sum(parts.values())
+    macs = max(1, sum(vectors[node.name] * math.prod(node.weight.shape) for node, _ in layout.netlist.by_node()))
+    light = (parts["signal_j"] + parts["local_oscillators_j"]) * technology.optics.wall_plug_efficiency.si
+    times = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
+    signal = parts["signal_j"] * technology.optics.wall_plug_efficiency.si
+    return OpticalEnergy(
+        per_inference_j=total,
+        per_mac_j=total / macs,
+        light_per_mac_j=light / macs,
+        photons_per_mac=signal / macs / photon_energy(technology.light.wavelength.si),
+        latency_s=sum(vectors[node] * time for node, time in times.items()),
+        read_time_s=max(times.values()),
+        **parts,
+    )

@@ -1,0 +1,198 @@
+"""The diffractive volume: where light goes in and out, what its voxels can be, and which of them realise a block."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Complex, Float, UInt8
+
+from pfmc.physics.diffraction import gaussian_modes, spot_centres
+from pfmc.physics.inverse_volume import Problem, correct, match_wavefronts, solve
+from pfmc.physics.volume import Volume, check_validity, transfer_matrix
+from pfmc.technology.glass import GlassTechnology
+
+NAME: Final = "diffractive-volume"
+# How finely light is computed: by whoever designs a volume, and more finely by whoever judges it.
+DESIGN_SAMPLES, DESIGN_STEP, DESIGN_RIM = 3, 2.5e-6, 24e-6  # per voxel; metres; metres
+JUDGE_SAMPLES, JUDGE_STEP, JUDGE_RIM = 4, 1.25e-6, 32e-6
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a volume was designed to do, and what it does on the design's own grid.
+
+    Attributes:
+        gain: amplitude at an output per unit of weight and of amplitude at an input, losses included.
+        error: ‖Re T / gain − W‖ / ‖W‖ (Frobenius norms), with the voxels rounded to their levels.
+        efficiency: of one input's power, the part that reaches the outputs; the mean of all inputs.
+        crosstalk: root mean square of what differs from gain · W over the largest weight's gain.
+        layers, voxels: of the volume: along the light, and along each side across it.
+    """
+
+    gain: float
+    error: float
+    efficiency: float
+    crosstalk: float
+    layers: int
+    voxels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """The voxels of a volume."""
+
+    levels: UInt8[np.ndarray, "layers y x"]
+    performance: Performance
+
+
+@dataclass(frozen=True)
+class DiffractiveVolume:
+    """A volume of one technology: square across the light, layers of voxels along it. Lengths in metres.
+
+    Attributes:
+        rows, columns: most inputs and outputs.
+        voxels, layers: usual size, and the most that there is room for.
+        change: Δn of the last level; the levels are evenly spaced from no change to it.
+        loss: of power per metre, in nepers: power falls as exp(−loss · length).
+    """
+
+    rows: int
+    columns: int
+    voxels: int
+    layers: int
+    voxels_max: int
+    layers_max: int
+    voxel: float
+    layer: float
+    spread: float
+    wavelength: float
+    index: float
+    levels: int
+    change: float
+    port_pitch: float
+    port_waist: float
+    loss: float
+
+    @classmethod
+    def of(cls, technology: GlassTechnology) -> DiffractiveVolume:
+        """The volume that a technology offers.
+
+        Raises:
+            UsageError: if the light in it cannot be computed: waves too steep, an index change that is not small.
+        """
+        light, writing, tile = technology.light, technology.writing, technology.tile
+        changes = writing.level_changes()
+        primitive = cls(
+            rows=int(tile.rows.value),
+            columns=int(tile.columns.value),
+            voxels=int(tile.voxels.value),
+            layers=int(tile.layers.value),
+            voxels_max=int(tile.voxels_max.value),
+            layers_max=int(tile.layers_max.value),
+            voxel=writing.voxel.si,
+            layer=writing.layer.si,
+            spread=writing.spread.si,
+            wavelength=light.wavelength.si,
+            index=light.index.si,
+            levels=len(changes),
+            change=float(changes[-1]),
+            port_pitch=light.port_pitch.si,
+            port_waist=light.port_waist.si,
+            loss=technology.errors.loss.si * math.log(10) / 10,
+        )
+        volume = primitive.volume(primitive.layers, primitive.voxels)
+        # A voxel's edges send light as steep as half a wavelength per voxel; what is steeper the writing blurs away.
+        aperture = max(
+            primitive.wavelength / (2 * primitive.voxel), primitive.wavelength / (math.pi * light.port_waist.si)
+        )
+        check_validity(volume, abs(primitive.change), aperture)
+        return primitive
+
+    def volume(self, layers: int, voxels: int) -> Volume:
+        """A volume of this size, as finely computed as a design needs it."""
+        steps = math.ceil(self.layer / DESIGN_STEP)
+        return Volume(
+            layers=layers,
+            rows=voxels,
+            columns=voxels,
+            voxel=self.voxel,
+            layer=self.layer,
+            wavelength=self.wavelength,
+            index=self.index,
+            spread=self.spread,
+            samples=DESIGN_SAMPLES,
+            steps=steps,
+            padding=DESIGN_RIM,
+        )
+
+    def ports(self, count: int) -> Float[np.ndarray, "count 2"]:
+        """Centres (y, x) of so many inputs, or outputs, from the axis: a grid about as high as wide, row by row."""
+        across = math.ceil(math.sqrt(count))
+        return spot_centres(-(-count // across), across, self.port_pitch)[:count]
+
+    def transfer(
+        self, levels: UInt8[np.ndarray, "layers y x"], rows: int, columns: int
+    ) -> Complex[np.ndarray, "rows columns"]:
+        """Amplitude at each output per unit of amplitude at each input, for the levels as written, losses included."""
+        return self.transfer_of(self.change / (self.levels - 1) * levels, rows, columns)
+
+    def transfer_of(
+        self, index_change: Float[np.ndarray, "layers y x"], rows: int, columns: int
+    ) -> Complex[np.ndarray, "rows columns"]:
+        """The same for any index change: as a writer with errors leaves it."""
+        layers, voxels, _ = index_change.shape
+        volume = replace(
+            self.volume(layers, voxels),
+            samples=JUDGE_SAMPLES,
+            steps=math.ceil(self.layer / JUDGE_STEP),
+            padding=JUDGE_RIM,
+        )
+        inputs, outputs = (
+            gaussian_modes(self.ports(count), self.port_waist, volume.grid).astype(np.complex64)
+            for count in (rows, columns)
+        )
+        light = transfer_matrix(index_change.astype(np.float32), inputs, outputs, volume)
+        lost = math.exp(-self.loss * layers * self.layer / 2)
+        return np.asarray(lost * light.T, dtype=np.complex128)
+
+    def construct(self, block: Float[np.ndarray, "m n"], rng: np.random.Generator) -> Written:
+        """Voxels whose light computes a block: the real part of the transfer matrix is gain · block.
+
+        Args:
+            block: weights, inputs × outputs.
+            rng: of the voxels to start from.
+        """
+        coarse, fine = (self._problem(block, volume) for volume in self._volumes())
+        start = match_wavefronts(coarse, rng.uniform(-0.5, 0.5, coarse.volume.shape).astype(np.float32))
+        solved = solve(coarse, start, 0.6 * start.gain)
+        corrected = correct(coarse, fine, solved)
+        top = self.levels - 1
+        share = (1 + np.sin(np.asarray(corrected.variable))) / 2
+        levels = np.rint(top * share).astype(np.uint8)
+        light = self.transfer(levels, *block.shape)
+        wanted = corrected.gain * block
+        gain = float(np.sum(light.real * wanted) / np.sum(wanted * wanted)) * corrected.gain
+        off = light.real - gain * block
+        performance = Performance(
+            gain=gain,
+            error=float(np.linalg.norm(off) / np.linalg.norm(gain * block)),
+            efficiency=float(np.mean(np.sum(np.abs(light) ** 2, axis=1))),
+            crosstalk=float(np.sqrt(np.mean(off**2)) / np.abs(gain * block).max()),
+            layers=levels.shape[0],
+            voxels=levels.shape[1],
+        )
+        return Written(levels, performance)
+
+    def _volumes(self) -> tuple[Volume, Volume]:
+        fine = self.volume(self.layers, self.voxels)
+        return replace(fine, samples=2, steps=max(2, fine.steps // 4), padding=16e-6), fine
+
+    def _problem(self, block: Float[np.ndarray, "m n"], volume: Volume) -> Problem:
+        inputs, outputs = (
+            gaussian_modes(self.ports(count), self.port_waist, volume.grid).astype(np.complex64)
+            for count in block.shape
+        )
+        return Problem(block.T.astype(np.float32), inputs, outputs, volume, abs(self.change))

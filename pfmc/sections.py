@@ -1,0 +1,240 @@
+"""Sections of a bundle's manifest and rows of its table of tiles, as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A section of the manifest; unknown keys are an error, so that a newer bundle is not half understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Part):
+    """A file of the bundle: path relative to the folder, with forward slashes."""
+
+    path: str
+    role: str
+    bytes: int
+    sha256: str
+
+
+class ModelEntry(Part):
+    """The original model: a copy lies in the bundle under ``path``."""
+
+    path: str
+    name: str
+    sha256: str
+
+
+class Share(Part):
+    """How much of the model's parameters or multiply-accumulates (per sample) became hardware."""
+
+    total: int
+    mapped: int
+
+
+class PassEntry(Part):
+    """A pass that was run, with its options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class Calibration(Part):
+    """Where the converters' ranges come from: "file" or "random"."""
+
+    data: str
+    samples: int
+    seed: int
+
+
+class ChipSize(Part):
+    """The chip's frame."""
+
+    width_um: float
+    height_um: float
+
+
+class Joules(Part):
+    """What takes energy, in an inference."""
+
+    resistive_j: float  # heat in strips and wires
+    output_stages_j: float  # lost between the supply and the small voltages on the rows
+    drivers_j: float
+    amplifiers_j: float
+    converters_j: float
+
+    @classmethod
+    def parts(cls) -> tuple[str, ...]:
+        """Names of what adds up to the whole."""
+        return tuple(Joules.model_fields)
+
+
+class TileEnergy(Joules):
+    """The same of one tile: more columns of tiles.parquet. ``vectors``: matrix-vector products in an inference."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    node: str
+    vectors: int
+
+
+class Energy(Joules):
+    """The same of the chip, on the calibration data.
+
+    In ``latency_s`` the host takes no time; ``read_time_s`` is that of the slowest contraction.
+    """
+
+    per_inference_j: float
+    per_mac_j: float
+    latency_s: float
+    read_time_s: float
+
+
+class OpticalJoules(Part):
+    """What takes energy in glass, in an inference: light as drawn from the wall, and what stands around the block."""
+
+    signal_j: float
+    local_oscillators_j: float
+    receivers_j: float
+    converters_j: float
+
+    @classmethod
+    def parts(cls) -> tuple[str, ...]:
+        """Names of what adds up to the whole."""
+        return tuple(OpticalJoules.model_fields)
+
+
+class VolumeDetails(OpticalJoules):
+    """More columns of tiles.parquet for a volume: its performance as designed, what it is made of, what it takes.
+
+    ``features_ratio``: voxels over inputs · outputs (Kulce, Mengu, Rivenson and Ozcan, Light Sci. Appl. 10, 196, 2021:
+    a complex matrix needs at least 1 with amplitude and phase free, about 2 with the phase alone).
+    ``signal_to_noise``: of an output at full scale over the receivers' noise, as a ratio of amplitudes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    node: str
+    vectors: int
+    layers: int
+    voxels: int
+    error: float
+    efficiency: float
+    crosstalk: float
+    features_ratio: float
+    signal_to_noise: float
+    write_s: float
+
+
+class OpticalEnergy(OpticalJoules):
+    """The same of the block, on the calibration data; ``light_per_mac_j`` is what shines in, not what the wall gives.
+
+    In ``latency_s`` the host takes no time; ``read_time_s`` is that of one vector.
+    """
+
+    per_inference_j: float
+    per_mac_j: float
+    light_per_mac_j: float
+    photons_per_mac: float
+    latency_s: float
+    read_time_s: float
+
+
+class Glass(Part):
+    """The block: what is written into it, how good it was designed, how long it takes to write.
+
+    ``worst_error`` and ``mean_error`` are of tiles' matrices, ``least_signal_to_noise`` of their outputs at full scale.
+    """
+
+    thickness_um: float
+    volume_mm3: float
+    voxels: int
+    weights_per_mm3: float
+    worst_error: float
+    mean_error: float
+    mean_efficiency: float
+    worst_crosstalk: float
+    least_signal_to_noise: float
+    write_s: float
+
+
+class Area(Part):
+    """Silicon: the tiles, what is left of the chip's frame, and what stands around tiles and is not drawn."""
+
+    array_mm2: float
+    streets_mm2: float
+    periphery_mm2: float
+    total_mm2: float
+
+
+class WireLoad(Part):
+    """The heaviest load of one kind of wire on the chip against the limit of electromigration, in amperes.
+
+    ``average_a``: root mean square on the calibration data while the tile is read; ``full_scale_a``: all of the rows at
+    full scale at once, in the same tile.
+    """
+
+    wire: str
+    average_a: float
+    full_scale_a: float
+    limit_a: float
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is used."""
+        return self.average_a / self.limit_a
+
+    def scaled(self, factor: float) -> WireLoad:
+        """The load at another voltage."""
+        currents = {"average_a": factor * self.average_a, "full_scale_a": factor * self.full_scale_a}
+        return self.model_copy(update=currents)
+
+
+class SizingEntry(Part):
+    """What one contraction got, what it costs, and what it adds to the relative error of the output by prediction.
+
+    ``area_mm2``: of its tiles and what stands around them; ``least_area_mm2``: with the least that is offered.
+    """
+
+    node: str
+    input_bits: int
+    output_bits: int
+    copies: int
+    area_mm2: float
+    least_area_mm2: float
+    relative_error: float
+
+
+class Sizing(Part):
+    """What was asked for, and what is reached on the calibration data.
+
+    By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; the agreement is
+    less by one standard error.
+    """
+
+    asked_relative_error: float | None
+    asked_agreement: float | None
+    relative_error: float
+    agreement: float
+    chips: int
+    samples: int
+    contractions: tuple[SizingEntry, ...]
+
+
+class Compensation(Part):
+    """What compensating the wires costs.
+
+    ``loading``: r·G_max·N, the resistance of a whole wire of the tile against its strongest strip; ``least_share`` and
+    ``mean_share``: how much of the scale that ideal wires would allow is left to tiles.
+    """
+
+    loading: float
+    least_share: float
+    mean_share: float
