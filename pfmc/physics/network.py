@@ -287,8 +287,7 @@ def _spread(bar: Array, cells: Array, steps: Array, parts: list[Array], g_bar: A
     for step in steps[::-1]:
         whole = bars.pop()
         if step[0] == 0:
-            y0, y1, x0, x1, right, top = step[1:7]
-            block_gradient(cells[:, y0:y1, x0:x1], right, top, whole, g_bar[y0:y1, x0:x1])
+            block_gradient(cells, step[1:7], whole, g_bar)
             continue
         B, A, first, second = parts.pop(), parts.pop(), step[3:10], step[10:]
         _, inputs_b, Y, v_a, v_b, i_a = eliminate(A, B, step[1], first, second)

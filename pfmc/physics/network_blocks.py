@@ -1,5 +1,8 @@
 """Hybrid matrices of a crossbar's small blocks and of two blocks joined: the compiled loops of `pfmc.physics.network`.
 
+Small blocks are built up device by device, LANES of them at a time: each number is a vector with one entry per block,
+so that all arithmetic is on vectors whatever the blocks' shapes. An array's last axis then is (number, lane), flat.
+
 Only that module imports this one, and only when a network is solved, for Numba takes its time to import. What it
 compiles is kept on disk where Numba finds a folder that it may write.
 """
@@ -9,144 +12,235 @@ from __future__ import annotations
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]  # Numba's own
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 # All that is compiled in depends on this file only: Numba tells by the text of a function's own file whether what it
-# has on disk is still valid. SIDE: rows and columns up to which a block is built up device by device; measured.
-SIDE = 8
+# has on disk is still valid. What is fastest was measured.
+SIDE = 16
+GROUP = 4  # devices whose changes are added to a block's matrix together
+LANES = 4
 PORTS = 4 * SIDE
+WIDTH = (PORTS + 1) * LANES  # of a device's voltages; the last one is for a difference of two
 
 
 def _compiled(function):  # type: ignore[no-untyped-def]
     fast = {"contract", "reassoc"}
     try:
-        return njit(cache=True, error_model="numpy", fastmath=fast)(function)
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
     except RuntimeError:  # Numba finds no folder that it may write
-        return njit(error_model="numpy", fastmath=fast)(function)
+        return njit(nogil=True, error_model="numpy", fastmath=fast)(function)
+
+
+@no_type_check
+def _products_added(rows):
+    """Compiled function that adds to each of `rows` rows of H, from row p on, Σ_k factor[k] · D[k, at + row] · D[k].
+
+    Its arguments are H, p, how many ports of D count, factor (GROUP, LANES), D (GROUP, WIDTH) and at. H may be rows of
+    D. Numba does not find the vectors in such loops itself, for its arrays might overlap.
+    """
+
+    @intrinsic
+    def add(_, H, p, ports, factor, D, at):
+        def generate(context, builder, signature, arguments):
+            def array(k):
+                return context.make_array(signature.args[k])(context, builder, arguments[k])
+
+            def place(k, offset):
+                return builder.bitcast(builder.gep(array(k).data, [offset]), vector.as_pointer())
+
+            def load(k, offset):
+                return builder.load(place(k, offset), align=8)
+
+            def multiplied(a, b, plus):
+                return builder.fadd(builder.fmul(a, b, flags=("contract",)), plus, flags=("contract",))
+
+            vector, number = ir.VectorType(ir.DoubleType(), LANES), ir.IntType(64)
+            stride = builder.udiv(cgutils.unpack_tuple(builder, array(0).strides)[0], number(8))
+            first, at = builder.mul(arguments[1], stride), builder.mul(arguments[5], number(LANES))
+            weights = [
+                [
+                    builder.fmul(load(3, number(k * LANES)), load(4, builder.add(at, number(k * WIDTH + row * LANES))))
+                    for k in range(GROUP)
+                ]
+                for row in range(rows)
+            ]
+            with cgutils.for_range(builder, arguments[2]) as loop:
+                q = builder.mul(loop.index, number(LANES))
+                voltages = [load(4, builder.add(q, number(k * WIDTH))) for k in range(GROUP)]
+                for row in range(rows):
+                    offset = builder.add(builder.add(first, builder.mul(stride, number(row))), q)
+                    total = load(0, offset)
+                    for weight, voltage in zip(weights[row], voltages, strict=True):
+                        total = multiplied(weight, voltage, total)
+                    builder.store(total, place(0, offset), align=8)
+            return context.get_dummy_value()
+
+        return types.void(H, p, ports, factor, D, at), generate
+
+    return add
+
+
+_add_to_one = _products_added(1)
+_add_to_two = _products_added(2)
 
 
 @_compiled
 @no_type_check
-def _insert(block, H, D, share):
-    """Fill a block's matrix H, and of each device the open voltage per port's input, D, and its share of that voltage.
+def _difference(d, H, far, top):
+    """Write row `far`, the last, less row `top` of the symmetric H, of which the lower triangle is there, into d."""
+    at_far, at_top = H[far], H[top]
+    for q in range((top + 1) * LANES):
+        d[q] = at_far[q] - at_top[q]
+    for p in range(top + 1, far + 1):
+        for lane in range(LANES):
+            d[p * LANES + lane] = at_far[p * LANES + lane] - H[p, top * LANES + lane]
+
+
+@_compiled
+@no_type_check
+def _insert(block, H, D, factor):
+    """Fill the lower triangle of each lane's H, and of each device the open voltage per port's input, D, and factor.
 
     Devices are put in one after another. One of conductance g that connects a row's and a column's wire end, whose
     voltages differ by d · u for the inputs u, sees the source resistance z = −eᵀ H e, where d = H e; it adds
-    d dᵀ g / (1 + g z) to H. What the devices of a row add is summed before H is touched. The ports are in the order in
+    d dᵀ g / (1 + g z) to H. What a group of devices adds is summed before H is touched. The ports are in the order in
     which devices reach them: columns near and far, then near and far end of the last row, of the row before it, …
 
     Args:
-        block: conductances, row and column segments (3, rows, SIDE); all loops over columns have one length, so that
-            the compiler unrolls them.
+        block: conductances, row and column segments (3, rows, columns, LANES), last row first; full groups.
+        H: zeros (PORTS, PORTS · LANES).
+        D, factor: zeros for every device, (…, WIDTH) and (…, LANES), or for one group that is used over and over.
     """
     g, row, column = block
-    scaled = np.empty((SIDE, PORTS))
-    for j in range(SIDE):
-        H[j, SIDE + j] = H[SIDE + j, j] = 1.0
-    for a in range(len(g)):
-        i = len(g) - 1 - a
-        near, far, ports = 2 * SIDE + 2 * a, 2 * SIDE + 2 * a + 1, 2 * SIDE + 2 * a + 2
-        H[near, far] = H[far, near] = 1.0
-        added = D[a * SIDE : (a + 1) * SIDE]
-        for j in range(SIDE):
-            top = SIDE + j
-            H[far, far] -= row[i, j]
-            H[top, top] -= column[i, j]
-            d = added[j]
-            for q in range(ports):
-                d[q] = H[far, q] - H[top, q]
-            for before in range(j):
-                factor, other = scaled[before, far] - scaled[before, top], added[before]
-                for q in range(ports):
-                    d[q] += factor * other[q]
-            share[a * SIDE + j] = 1.0 / (1.0 + g[i, j] * (d[top] - d[far]))
-            for q in range(ports):
-                scaled[j, q] = g[i, j] * share[a * SIDE + j] * d[q]
-        for p in range(ports):
-            for q in range(ports):
-                total = H[p, q]
-                for j in range(SIDE):
-                    total += scaled[j, p] * added[j, q]
-                H[p, q] = total
+    rows, columns, _ = g.shape
+    for j in range(columns):
+        for lane in range(LANES):
+            H[columns + j, j * LANES + lane] = 1.0
+    for a in range(rows):
+        near, far = 2 * (columns + a), 2 * (columns + a) + 1
+        for lane in range(LANES):
+            H[far, near * LANES + lane] = 1.0
+        for start in range(0, columns, GROUP):
+            first = (a * columns + start) % len(D)
+            d, f = D[first : first + GROUP], factor[first : first + GROUP]
+            f[:] = 0.0
+            for k in range(GROUP):
+                j, one = start + k, d[k]
+                top = columns + j
+                for lane in range(LANES):
+                    H[far, far * LANES + lane] -= row[a, j, lane]
+                    H[top, top * LANES + lane] -= column[a, j, lane]
+                _difference(one, H, far, top)
+                for other in d[:k]:
+                    for lane in range(LANES):
+                        other[PORTS * LANES + lane] = other[far * LANES + lane] - other[top * LANES + lane]
+                if k:
+                    _add_to_one(d, k, far + 1, f, d, PORTS)
+                for lane in range(LANES):
+                    z = one[top * LANES + lane] - one[far * LANES + lane]
+                    f[k, lane] = g[a, j, lane] / (1.0 + g[a, j, lane] * z)
+            for p in range(0, far + 1, 2):
+                _add_to_two(H, p, p + 2, f, d, p)
 
 
 @_compiled
 @no_type_check
-def _filled(cells):
-    """H, D and share (see `_insert`) of at most SIDE × SIDE crossings; columns filled up with absent devices."""
-    _, rows, columns = cells.shape
-    block = np.zeros((3, rows, SIDE))
-    for kind in range(3):
-        for i in range(rows):
-            for j in range(columns):
-                block[kind, i, j] = cells[kind, i, j]
-    H, D, share = np.zeros((PORTS, PORTS)), np.empty((rows * SIDE, PORTS)), np.empty(rows * SIDE)
-    _insert(block, H, D, share)
-    return H, D, share
+def _inserted(cells, blocks, keep):
+    """H, D and factor (see `_insert`) of up to LANES blocks, and how many columns they have, filled up.
+
+    Args:
+        blocks: of each block its first row, end row, first and end column, `right`, `top`.
+        keep: whether D and factor are wanted.
+    """
+    rows, columns = 0, 0
+    for y0, y1, x0, x1, _, _ in blocks:
+        rows, columns = max(rows, y1 - y0), max(columns, x1 - x0)
+    columns = -(-columns // GROUP) * GROUP
+    block = np.zeros((3, rows, columns, LANES))
+    for lane in range(len(blocks)):
+        y0, y1, x0, x1, _, _ = blocks[lane]
+        for kind in range(3):
+            for i in range(y0, y1):
+                for j in range(x0, x1):
+                    block[kind, y1 - 1 - i, j - x0, lane] = cells[kind, i, j]
+    devices = rows * columns if keep else GROUP
+    H, D, factor = np.zeros((PORTS, PORTS * LANES)), np.zeros((devices, WIDTH)), np.zeros((devices, LANES))
+    _insert(block, H, D, factor)
+    return H, D, factor, columns
 
 
 @_compiled
 @no_type_check
-def _order(m, n, right, top):
-    """Where the ports left, bottom and, if wanted, top and right of m × n crossings are in the order of `_insert`."""
+def _order(block, columns):
+    """Where a block's ports left, bottom and, if wanted, top and right are in the order of `_insert`."""
+    y0, y1, x0, x1, right, top = block
+    m, n = y1 - y0, x1 - x0
     order = np.empty(m * (1 + right) + n * (1 + top), np.int64)
     for i in range(m):
-        order[i] = 2 * SIDE + 2 * (m - 1 - i)
+        order[i] = 2 * (columns + m - 1 - i)
         if right:
             order[len(order) - m + i] = order[i] + 1
     for j in range(n):
         order[m + j] = j
         if top:
-            order[m + n + j] = SIDE + j
+            order[m + n + j] = columns + j
     return order
 
 
 @_compiled
 @no_type_check
-def _block(cells, right, top):
-    """Matrix of at most SIDE × SIDE crossings."""
-    inner = _filled(cells)[0]
-    order = _order(cells.shape[1], cells.shape[2], right, top)
-    ports = len(order)
-    H = np.empty((ports, ports))
-    for p in range(ports):
-        for q in range(ports):
-            H[p, q] = inner[order[p], order[q]]
-    return H
+def _matrices(cells, blocks):
+    """Matrices of up to LANES blocks."""
+    H, _, _, columns = _inserted(cells, blocks, False)
+    found = []
+    for lane in range(len(blocks)):
+        order = _order(blocks[lane], columns)
+        ports = len(order)
+        matrix = np.empty((ports, ports))
+        for p in range(ports):
+            for q in range(p + 1):
+                low, high = min(order[p], order[q]), max(order[p], order[q])
+                matrix[p, q] = matrix[q, p] = H[high, low * LANES + lane]
+        found.append(matrix)
+    return found
 
 
 @_compiled
 @no_type_check
-def block_gradient(cells, right, top, bar, out):
-    """Write the gradient with respect to the conductances, given that, symmetric, of the block's matrix, into `out`."""
-    _, D, share = _filled(cells)
-    order = _order(cells.shape[1], cells.shape[2], right, top)
-    bars, w = np.zeros((PORTS, PORTS)), np.empty(PORTS)
+def block_gradient(cells, block, bar, out):
+    """Write the gradient with respect to the conductances, given that, symmetric, of a block's matrix, into `out`."""
+    _, D, factor, columns = _inserted(cells, block.reshape(1, -1), True)
+    order = _order(block, columns)
+    y0, y1, x0, x1, _, _ = block
+    rows = y1 - y0
+    bars, d, w = np.zeros((PORTS, PORTS)), np.empty(PORTS), np.empty(PORTS)
     for p in range(len(order)):
         for q in range(len(order)):
             bars[order[p], order[q]] = bar[p, q]
-    _, rows, columns = cells.shape
-    for device in range(rows * SIDE - 1, -1, -1):  # undo one device after another
-        a, j = device // SIDE, device % SIDE
-        if j >= columns:
-            continue
-        i, far, top, ports = rows - 1 - a, 2 * SIDE + 2 * a + 1, SIDE + j, 2 * SIDE + 2 * a + 2
-        d = D[device]
-        slope = 0.0
-        for p in range(ports):
-            total = 0.0
-            for q in range(ports):
-                total += bars[p, q] * d[q]
-            w[p] = total
-            slope += total * d[p]
-        out[i, j] = slope * share[device] ** 2
-        k = cells[0, i, j] * share[device]
-        for sign, end in ((1.0, far), (-1.0, top)):
+    for a in range(rows - 1, -1, -1):  # undo one device after another
+        for j in range(x1 - x0 - 1, -1, -1):
+            device, far, top, ports = a * columns + j, 2 * (columns + a) + 1, columns + j, 2 * (columns + a) + 2
             for p in range(ports):
-                bars[end, p] += sign * k * w[p]
-                bars[p, end] += sign * k * w[p]
-            bars[end, far] += sign * k * k * slope
-            bars[end, top] -= sign * k * k * slope
+                d[p] = D[device, p * LANES]
+            slope = 0.0
+            for p in range(ports):
+                total = 0.0
+                for q in range(ports):
+                    total += bars[p, q] * d[q]
+                w[p] = total
+                slope += total * d[p]
+            g, k = cells[0, y1 - 1 - a, x0 + j], factor[device, 0]
+            share = k / g if g > 0 else 1.0  # of its open voltage that is left at the device: 1 / (1 + g z)
+            out[y1 - 1 - a, x0 + j] = slope * share**2
+            for sign, end in ((1.0, far), (-1.0, top)):
+                for p in range(ports):
+                    bars[end, p] += sign * k * w[p]
+                    bars[p, end] += sign * k * w[p]
+                bars[end, far] += sign * k * k * slope
+                bars[end, top] -= sign * k * k * slope
 
 
 @_compiled
@@ -154,15 +248,10 @@ def block_gradient(cells, right, top, bar, out):
 def _shared(part, k, runs):
     """The rows of a part's k shared ports: their own columns; those of its other ports."""
     own, others = np.empty((k, k)), np.empty((k, runs[3] + runs[6]))
-    for p in range(k):
-        for q in range(k):
-            own[p, q] = part[runs[0] + p, runs[0] + q]
-        column = 0
-        for run in (1, 4):
-            old, size = runs[run], runs[run + 2]
-            for q in range(size):
-                others[p, column + q] = part[runs[0] + p, old + q]
-            column += size
+    shared = part[runs[0] : runs[0] + k]
+    own[:] = shared[:, runs[0] : runs[0] + k]
+    others[:, : runs[3]] = shared[:, runs[1] : runs[1] + runs[3]]
+    others[:, runs[3] :] = shared[:, runs[4] : runs[4] + runs[6]]
     return own, others
 
 
@@ -198,13 +287,15 @@ def _place(H, part, change, runs):
     row = 0
     for one in (1, 4):
         old_row, new_row, rows = runs[one], runs[one + 1], runs[one + 2]
-        for p in range(rows):
-            column = 0
-            for other in (1, 4):
-                old, new, size = runs[other], runs[other + 1], runs[other + 2]
+        column = 0
+        for other in (1, 4):
+            old, new, size = runs[other], runs[other + 1], runs[other + 2]
+            for p in range(rows):
+                target, own = H[new_row + p, new : new + size], part[old_row + p, old : old + size]
+                added = change[row + p, column : column + size]
                 for q in range(size):
-                    H[new_row + p, new + q] = part[old_row + p, old + q] + change[row + p, column + q]
-                column += size
+                    target[q] = own[q] + added[q]
+            column += size
         row += rows
 
 
@@ -215,13 +306,13 @@ def _place_across(H, across, first, second):
     row = 0
     for one in (1, 4):
         new_row, rows = second[one + 1], second[one + 2]
-        for p in range(rows):
-            column = 0
-            for other in (1, 4):
-                new, size = first[other + 1], first[other + 2]
-                for q in range(size):
-                    H[new_row + p, new + q] = H[new + q, new_row + p] = across[row + p, column + q]
-                column += size
+        column = 0
+        for other in (1, 4):
+            new, size = first[other + 1], first[other + 2]
+            source = across[row : row + rows, column : column + size]
+            H[new_row : new_row + rows, new : new + size] = source
+            H[new : new + size, new_row : new_row + rows] = source.T
+            column += size
         row += rows
 
 
@@ -235,10 +326,14 @@ def reduce(cells, steps, keep):
         steps: one after another, of a small block 0, its first row, end row, first and end column, `right`, `top`;
             of a join of the last two matrices 1, the shared ports, all ports, `first` and `second` of `eliminate`.
     """
-    done, parts = [np.empty((0, 0))], [np.empty((0, 0))]
+    blocks = steps[steps[:, 0] == 0, 1:7]
+    done, parts, ready, begun = [np.empty((0, 0))], [np.empty((0, 0))], [np.empty((0, 0))], 0
     for step in steps:
         if step[0] == 0:
-            H = _block(cells[:, step[1] : step[2], step[3] : step[4]], step[5], step[6])
+            if len(ready) == 1:
+                ready += _matrices(cells, blocks[begun : begun + LANES])[::-1]
+                begun += LANES
+            H = ready.pop()
         else:
             B, A, first, second = done.pop(), done.pop(), step[3:10], step[10:]
             inputs_a, inputs_b, _, v_a, v_b, i_a = eliminate(A, B, step[1], first, second)
