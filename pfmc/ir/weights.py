@@ -52,11 +52,13 @@ class Quantisation:
         """Where in the flattened scales that of each stored number is."""
         if math.prod(self.scale.shape) == 1:
             return np.zeros_like(places)
-        along = places // self.inner % self.extent
+        lines = places // self.inner
+        outer = lines // self.extent
+        along = lines - outer * self.extent
         if not self.block:
-            return along
-        outer, blocks = places // (self.inner * self.extent), -(-self.extent // self.block)
-        return np.asarray((outer * blocks + along // self.block) * self.inner + places % self.inner)
+            return np.asarray(along)
+        blocks = -(-self.extent // self.block)
+        return np.asarray((outer * blocks + along // self.block) * self.inner + places - lines * self.inner)
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,9 @@ class Weight:
             return index
         places = np.zeros_like(index)
         for extent, step in reversed(self.axes):
-            index, along = np.divmod(index, extent)
-            places += along * step
+            whole = index // extent  # NumPy divides by one number fast, unlike its remainders
+            places += (index - whole * extent) * step
+            index = whole
         return places
 
     def _read(self, places: Int[np.ndarray, " n"], reach: int) -> Float[np.ndarray, " n"]:
