@@ -17,7 +17,7 @@ from pfmc.driver import (
 )
 from pfmc.errors import UsageError
 from pfmc.observer import Observer, Silent
-from pfmc.planning import Plan, plan_model, plan_parameters
+from pfmc.planning import GlassPlan, Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
 from pfmc.report.page import write_report
 from pfmc.sizing import Requirement
@@ -182,7 +182,7 @@ def plan(
     parameters: float | None = None,
     target: str = "crossbar",
     technology: str | Path | None = None,
-) -> Plan:
+) -> Plan | GlassPlan:
     """Say how large it would be, before anything is made: tiles, devices, mm², bytes of masks.
 
     Args:

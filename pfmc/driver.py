@@ -83,6 +83,12 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
     """
     backend = backend_for(options.target)
     technology = load_technology(options.technology or backend.default_technology)
+    if technology.target != backend.target:
+        raise UsageError(
+            f"it is for target {technology.target}, not {backend.target}",
+            f"technology {technology.name}",
+            f"--target {technology.target}",
+        )
     passes = pipeline(backend, options)
     # Tiles' matrices are small: BLAS's threads would only wait for each other.
     with new_bundle(output) as folder, threadpool_limits(limits=1, user_api="blas"):
@@ -107,7 +113,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             if options.requirement is None:
                 return {}
             host = work / "host.onnx"
-            save_model(host_model(imported.folded, netlist.graph, {tile.node for tile in netlist.tiles}), host)
+            save_model(host_model(imported.folded, netlist.graph, netlist.mapped()), host)
             bench = Bench.of(
                 crossbars(technology, "an accuracy that is asked for"),
                 netlist,
@@ -205,7 +211,7 @@ def _shared_files(
 ) -> list[tuple[str, str]]:
     """Write what every backend's bundle has: the table of tiles and the host model."""
     write_tiles(folder / "tiles.parquet", accounts.records, accounts.details)
-    mapped = {tile.node for tile in layout.netlist.tiles}
+    mapped = layout.netlist.mapped()
     save_model(host_model(imported.folded, layout.netlist.graph, mapped), folder / "host.onnx")
     return [("tiles.parquet", "tiles"), *_saved(folder, "host.onnx", "host")]
 
@@ -258,7 +264,8 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
     technology = layout.technology
     nodes = [node for node, _ in layout.netlist.by_node()]
     weights = {node.weight.name: math.prod(node.weight.shape) for node in nodes}
-    macs = sum(counts.macs_by_node.get(node.name, 0) for node in nodes)
+    macs = sum(counts.macs_by_node.get(name, 0) for name in layout.netlist.mapped())
+    users = layout.netlist.users().items()
     return {
         "technology": technology,
         "personalisation_layers": tuple(map(str, technology.personalisation_layers)),
@@ -266,6 +273,7 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
         "tiles": len(layout.tiles),
         "parameters": Share(total=counts.parameters, mapped=sum(weights.values())),
         "macs": Share(total=counts.macs, mapped=macs),
+        "shared_tiles": {name: tuple(user.name for user in some[1:]) for name, some in users if len(some) > 1},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pfmc.budget import provision_of
 from pfmc.errors import PassError
 from pfmc.layout.glass import GlassLayout
-from pfmc.netlist.netlist import Tile
+from pfmc.netlist.netlist import Provision, Tile
 from pfmc.physics.energy import conversion_energy, settling_time
 from pfmc.physics.homodyne import amplitude_noise, photon_energy
 from pfmc.primitives.volume import Performance
@@ -48,17 +48,37 @@ def details(layout: GlassLayout, vectors: Mapping[str, int], write_s: Sequence[f
     ]
 
 
+def product_energy(
+    technology: GlassTechnology, rows: int, columns: int, input_power: float, provision: Provision
+) -> dict[str, float]:
+    """Joules of one matrix-vector product of one volume, by what takes them.
+
+    Args:
+        rows, columns: inputs and outputs that are used.
+        input_power: of the light of all inputs together, on average, watts.
+        provision: its converters.
+    """
+    optics, time = technology.optics, read_time(technology, provision.output_bits)
+    wall = optics.wall_plug_efficiency.si
+    dac = conversion_energy(optics.dac_energy_per_step.si, provision.input_bits)
+    adc = conversion_energy(optics.adc_energy_per_step.si, provision.output_bits)
+    return {
+        "signal_j": input_power * time / wall,
+        "local_oscillators_j": columns * optics.local_oscillator_power.si * time / wall,
+        "receivers_j": columns * optics.receiver_power.si * time,
+        "converters_j": rows * dac + columns * adc,
+    }
+
+
 def _details(
     technology: GlassTechnology, tile: Tile, performance: Performance, vectors: int, write_s: float
 ) -> VolumeDetails:
     if tile.input_range is None or tile.output_range is None or tile.mean_square is None:
         raise PassError("the tile has no ranges", f"tile {tile.name}", "the pipeline needs the calibrate pass")
-    optics, provision = technology.optics, provision_of(tile)
-    rows, columns, time = len(tile.rows), len(tile.columns), read_time(technology, provision.output_bits)
-    full = input_amplitude(technology)
-    light = float(tile.mean_square.sum()) / tile.input_range.high**2 * optics.input_power.si
+    rows, columns, full = len(tile.rows), len(tile.columns), input_amplitude(technology)
+    light = float(tile.mean_square.sum()) * (full / tile.input_range.high) ** 2
     output = tile.output_range.high * tile.scale * full / tile.input_range.high
-    wall = optics.wall_plug_efficiency.si
+    spent = product_energy(technology, rows, columns, light, provision_of(tile))
     return VolumeDetails(
         name=tile.name,
         node=tile.node,
@@ -71,14 +91,7 @@ def _details(
         features_ratio=performance.layers * performance.voxels**2 / (rows * columns),
         signal_to_noise=output / receiver_noise(technology),
         write_s=write_s,
-        signal_j=vectors * light * time / wall,
-        local_oscillators_j=vectors * columns * optics.local_oscillator_power.si * time / wall,
-        receivers_j=vectors * columns * optics.receiver_power.si * time,
-        converters_j=vectors
-        * (
-            rows * conversion_energy(optics.dac_energy_per_step.si, provision.input_bits)
-            + columns * conversion_energy(optics.adc_energy_per_step.si, provision.output_bits)
-        ),
+        **{name: vectors * joules for name, joules in spent.items()},
     )
 
 

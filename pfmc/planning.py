@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from pfmc import glass_budget
 from pfmc.budget import read_time, tile_area, tile_energy
 from pfmc.errors import UsageError
 from pfmc.frontend.importer import import_model
@@ -20,8 +21,10 @@ from pfmc.layout.layout import tile_extent
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.passmanager import Context
 from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.primitives.volume import DiffractiveVolume
 from pfmc.registry import backend_for, load_pass
-from pfmc.technology.kinds import crossbars
+from pfmc.technology.glass import GlassTechnology
+from pfmc.technology.kinds import AnyTechnology
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
@@ -61,22 +64,49 @@ class Plan:
         return asdict(self)
 
 
-def plan_model(model: Path, technology: str) -> Plan:
+@dataclass(frozen=True)
+class GlassPlan:
+    """What a compile would write into glass.
+
+    Attributes:
+        parameters: weights that become hardware.
+        devices: voxels of the volumes, at the technology's usual size.
+        volume_mm3: of the volumes; the glass around them is not counted.
+        energy_j: of an inference, about.
+        latency_s: of an inference, the host's work aside; None if the contractions are not known.
+        assumed: what energy and latency rest on beside the technology's figures.
+    """
+
+    technology: str
+    parameters: int
+    tiles: int
+    devices: int
+    volume_mm3: float
+    energy_j: float
+    latency_s: float | None
+    assumed: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
     """Size a model.
 
     Raises:
         PfmcError: if it cannot be read or nothing of it can be mapped.
     """
-    loaded = crossbars(load(technology), "a plan")
+    loaded = load(technology)
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
         netlist = _netlist(import_model(model, Path(work)).graph, loaded)
         weights = {node.weight.name: math.prod(node.weight.shape) for node, _ in netlist.by_node()}
     positions = sum(len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
-    vectors = {node.name: _vectors(node, netlist.graph) for node, _ in netlist.by_node()}
+    vectors = {name: sum(_vectors(user, netlist.graph) for user in users) for name, users in netlist.users().items()}
     products: Counter[tuple[int, int]] = Counter()
     for tile in netlist.tiles:
         products[len(tile.rows), len(tile.columns)] += vectors[tile.node]
-    latency = sum(vectors.values()) * read_time(loaded, Provision.standard(loaded).output_bits)
+    latency = sum(vectors.values()) * _read_time(loaded)
     assumed = "axes of open length are 1 long"
     return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, latency, assumed)
 
@@ -88,7 +118,15 @@ def _vectors(node: MatrixVector, graph: Graph) -> int:
     return math.prod(axis or 1 for axis in axes)
 
 
-def _netlist(graph: Graph, technology: Technology) -> Netlist:
+def _read_time(technology: AnyTechnology) -> float:
+    """Seconds of a matrix-vector product."""
+    bits = Provision.standard(technology).output_bits
+    if isinstance(technology, GlassTechnology):
+        return glass_budget.read_time(technology, bits)
+    return read_time(technology, bits)
+
+
+def _netlist(graph: Graph, technology: AnyTechnology) -> Netlist:
     """What the target's pipeline makes of a model, up to its tiles."""
     current: Any = graph
     context = Context(technology, lambda _names: iter(()), title="")
@@ -99,7 +137,7 @@ def _netlist(graph: Graph, technology: Technology) -> Netlist:
     return cast(Netlist, current)
 
 
-def plan_parameters(parameters: float, technology: str) -> Plan:
+def plan_parameters(parameters: float, technology: str) -> Plan | GlassPlan:
     """Size a number of weights in full tiles.
 
     Raises:
@@ -107,7 +145,7 @@ def plan_parameters(parameters: float, technology: str) -> Plan:
     """
     if not 1 <= parameters <= 1e18:
         raise UsageError("the number of parameters is outside 1 to 1e18", f"{parameters:g}")
-    loaded = crossbars(load(technology), "a plan")
+    loaded = load(technology)
     rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
     tiles = -(-int(parameters) // (rows * columns))
     assumed = "each weight is used once"
@@ -115,15 +153,34 @@ def plan_parameters(parameters: float, technology: str) -> Plan:
 
 
 def _plan(
-    technology: Technology,
+    technology: AnyTechnology,
     parameters: int,
     tiles: int,
     devices: int,
     products: Mapping[tuple[int, int], int],
     latency: float | None,
     assumed: str,
-) -> Plan:
+) -> Plan | GlassPlan:
     """``products``: matrix-vector products per inference, by rows and columns of the tile's block."""
+    inputs = f"inputs have a root mean square of {INPUT:g} of full scale"
+    if isinstance(technology, GlassTechnology):
+        primitive, provision = DiffractiveVolume.of(technology), Provision.standard(technology)
+        voxels = tiles * primitive.layers * primitive.voxels**2
+        light = INPUT**2 * technology.optics.input_power.si
+        spent = (
+            count * sum(glass_budget.product_energy(technology, rows, columns, rows * light, provision).values())
+            for (rows, columns), count in products.items()
+        )
+        return GlassPlan(
+            technology=technology.name,
+            parameters=parameters,
+            tiles=tiles,
+            devices=voxels,
+            volume_mm3=voxels * primitive.layer * primitive.voxel**2 * 1e9,
+            energy_j=sum(spent),
+            latency_s=latency,
+            assumed=(assumed, inputs, "no block needs a larger volume than usual"),
+        )
     _, _, width, height = tile_extent(technology)
     street = technology.grid.units(technology.chip.tile_spacing)
     unit_mm = technology.grid.database_unit.si * 1e3
@@ -139,7 +196,7 @@ def _plan(
         latency_s=latency,
         assumed=(
             assumed,
-            f"inputs have a root mean square of {INPUT:g} of full scale",
+            inputs,
             f"weights are {WEIGHT:g} of a tile's largest on average",
         ),
         mask_bytes=GDSII_BYTES_PER_DEVICE * drawn,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from pfmc.bundle import Manifest
 from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
-from pfmc.planning import Plan
+from pfmc.planning import GlassPlan, Plan
 from pfmc.sections import Glass, OpticalEnergy, Share
 
 PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
@@ -40,8 +41,16 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         *(_chip_facts(manifest) if manifest.glass is None else _glass_facts(manifest, manifest.glass)),
         ("an inference", f"{metric(energy.per_inference_j, 'J')}, {metric(energy.latency_s, 's')}"),
         ("a MAC", metric(energy.per_mac_j, "J")),
+        *(
+            ("tiles shared", f"those of {printable(n)} with {_names(some)}")
+            for n, some in manifest.shared_tiles.items()
+        ),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(printable, names))
 
 
 def _chip_facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -154,20 +163,28 @@ def monte_carlo_facts(found: MonteCarlo) -> list[tuple[str, str]]:
     return rows
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: Plan | GlassPlan) -> None:
     """What a compile would make."""
+    if isinstance(plan, GlassPlan):
+        size = [("voxels", f"{plan.devices:,}"), ("volumes", f"{plan.volume_mm3:,.4g} mm³")]
+        files: list[tuple[str, str]] = []
+    else:
+        size = [
+            ("devices", f"{plan.devices:,}"),
+            ("area of tiles and streets", f"{plan.area_mm2:,.4g} mm²"),
+            ("area around tiles", f"{plan.periphery_mm2:,.4g} mm²"),
+        ]
+        files = [("GDSII masks", f"about {plan.mask_bytes:,} bytes")]
     time = "" if plan.latency_s is None else f", {metric(plan.latency_s, 's')}"
     show_rows(
         [
             ("technology", plan.technology),
             ("parameters", f"{plan.parameters:,}"),
             ("tiles", f"{plan.tiles:,}"),
-            ("devices", f"{plan.devices:,}"),
-            ("area of tiles and streets", f"{plan.area_mm2:,.4g} mm²"),
-            ("area around tiles", f"{plan.periphery_mm2:,.4g} mm²"),
+            *size,
             ("an inference", f"about {metric(plan.energy_j, 'J')}{time}"),
             ("assumed for that", "; ".join(plan.assumed)),
-            ("GDSII masks", f"about {plan.mask_bytes:,} bytes"),
+            *files,
         ]
     )
 
