@@ -44,8 +44,8 @@ class Measures:
         above = quantity.si >= self.low if self.low_is_allowed else quantity.si > self.low
         if not (above and quantity.si <= self.high):
             least = "at least" if self.low_is_allowed else "more than"
-            base = next(name for name, factor in units.items() if factor == 1.0)
-            limits = f"{least} {self.low:g} and at most {self.high:g} {base}"
+            base = next((name for name, factor in units.items() if factor == 1.0), quantity.unit)
+            limits = f"{least} {self.low / units[base]:g} and at most {self.high / units[base]:g} {base}"
             raise wrong("value", f"{quantity.value} {quantity.unit} is out of range, {limits}")
         return quantity
 
