@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import zarr
 from jaxtyping import UInt8, UInt64
-from pfmc_backends.glass_voxels.volume import WrittenVolume
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from zarr.codecs import ZstdCodec
 
 from pfmc.errors import ArtifactError, printable
+from pfmc_backends.glass_voxels.volume import WrittenVolume
 
 Shape = tuple[int, int, int]
 
