@@ -10,6 +10,7 @@ from pfmc.layout.glass import GlassLayout
 from pfmc.primitives.volume import Written
 from pfmc.technology.glass import GlassTechnology
 from pfmc_backends.glass_voxels import store
+from pfmc_backends.glass_voxels.schedule import write_time
 from pfmc_backends.glass_voxels.volume import WrittenVolume
 
 FOLDER = "volumes"
@@ -30,7 +31,7 @@ def emit(layout: GlassLayout, folder: Path, progress: Progress) -> Emission:
         target.parent.mkdir(exist_ok=True)
         store.write(volume, target)
         files += (path.relative_to(folder).as_posix() for path in _files(target))
-        seconds.append(0.0)
+        seconds.append(_seconds(volume, layout.technology))
         voxels += volume.levels.size
         progress(1)
     return Emission(tuple((path, "volume") for path in files), voxels, 0, tuple(seconds))
@@ -39,6 +40,18 @@ def emit(layout: GlassLayout, folder: Path, progress: Progress) -> Emission:
 def path_of(folder: Path, tile: str) -> Path:
     """Where a tile's volume lies in a bundle."""
     return folder / FOLDER / f"{tile}.zarr"
+
+
+def _seconds(volume: WrittenVolume, technology: GlassTechnology) -> float:
+    """What the writer needs for a volume."""
+    writing = technology.writing
+    return write_time(
+        volume,
+        scan_pitch=writing.scan_pitch.si,
+        speed=writing.speed.si,
+        line_settling=writing.line_settling.si,
+        layer_move=writing.layer_move.si,
+    ).seconds
 
 
 def _files(folder: Path) -> Iterator[Path]:
