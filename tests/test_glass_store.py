@@ -54,6 +54,13 @@ def test_more_than_one_shard_is_used_and_all_are_read(tmp_path: Path) -> None:
         shard.write_bytes(kept)
 
 
+def test_a_chunk_that_holds_only_the_fill_value_is_kept(tmp_path: Path) -> None:
+    volume = written_volume(SHAPE, levels=256)
+    volume.levels[:] = 255
+    store.write(volume, tmp_path / "v")
+    assert np.all(store.read(tmp_path / "v", SHAPE).levels == 255)
+
+
 def test_same_volume_same_bytes(folder: Path, tmp_path: Path) -> None:
     store.write(written_volume(SHAPE), tmp_path / "again")
     files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -25,5 +25,5 @@ def write_meep(volume: WrittenVolume, path: Path) -> None:
     with library("h5py").File(path, "w", track_order=True) as file:
         data = file.create_dataset("eps", (columns, rows, layers), "<f8", track_times=False)
         data.attrs["size_um"] = np.array([columns, rows, layers]) * np.array(volume.pitch[::-1]) * 1e6
-        for row in range(rows):
-            data[:, row, :] = permittivity[volume.levels[:, row, :].T]
+        for column, levels in enumerate(np.ascontiguousarray(volume.levels.T)):
+            data[column] = permittivity[levels]

@@ -51,6 +51,7 @@ def write_pgm(
         file.write(
             f"' {printable(volume.name)}: {layers} layers of {rows} x {columns} voxels\n"
             f"' Power is proportional to {OUTPUT}: {FULL_SCALE:g} V are {full_power:g} W in the focus, 0 V are none.\n"
+            "' The output is set where two moves meet: it must follow the motion, not the controller's look-ahead.\n"
             "' Z is the depth of the focus in the glass: scale Z where the objective moves less than its focus.\n"
             "' X = Y = 0 is the volume's axis, Z = 0 the surface, Z grows into the glass.\n"
             f"G71\nG76\nG90\nG108\nF{speed * 1e3:.6g}\n{OFF}".encode("ascii", "replace")

@@ -32,7 +32,7 @@ AXES: Final = ("z", "y", "x")
 CHUNK: Final[Shape] = (32, 64, 64)  # voxels that are compressed together
 CHUNKS_PER_SHARD: Final[Shape] = (4, 8, 8)  # chunks that share a file, at most: 32 MiB
 ZSTD_LEVEL: Final = 3
-NEVER_WRITTEN: Final = 255  # fill value: no tool leaves out a chunk of voxels at a level that is used
+NEVER_WRITTEN: Final = 255  # fill value: tools leave out chunks that hold nothing else, and level 0 is common
 METADATA_LIMIT: Final = 1 << 20  # bytes
 
 Positive = Annotated[float, Field(gt=0)]
