@@ -58,7 +58,7 @@ def export(
     if path.exists():
         raise UsageError("it is there already", str(path), "name another, or remove it")
     writing = technology.writing
-    path_of_focus = {
+    focus = {
         "scan_pitch": writing.scan_pitch.si,
         "speed": writing.speed.si,
         "full_power": volume.power[-1].item(),
