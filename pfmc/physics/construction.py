@@ -1,0 +1,273 @@
+"""From a real matrix to the levels of a written volume: what must be written for light to compute it.
+
+Only the quadrature that homodyne detection reads counts: Re T = gain · W. The index of a voxel is bounded by the
+levels that can be written, Δn = middle + half · sin u, and u is the variable. The steps are those of Gauss and Newton
+in their dual form, (J Jᵀ + λ) y = gain · W − Re T, du = Jᵀ y: there are fewer weights than voxels. From a random start
+each step takes the largest gain that moves the voxels by no more than ``STRIDE``, as long as the light still grows;
+then the gain stands, and the residual is that of the volume as finely computed as it was given, while the slopes are
+those of a coarser one (defect correction). At last voxels are rounded to levels, and single ones go up or down by one
+level until the residual is gone (``pfmc.physics.polish``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from array_api_compat import to_device
+from jaxtyping import Complex, Float, Int64
+
+from pfmc.errors import UsageError
+from pfmc.physics.diffraction import gaussian_modes
+from pfmc.physics.jacobian import jacobian
+from pfmc.physics.polish import polish
+from pfmc.physics.volume import Volume, transfer_matrix
+
+STRIDE = 0.3  # radians, root mean square: largest change of u for which slopes still tell what happens; measured
+RISES = 8  # steps with a growing gain; twice as many gain a tenth more
+CORRECTIONS, POLISHES = 10, 8  # most steps for a gain, most rounds of single voxels
+NEAR = 0.05  # relative error of the coarse model, whose own is about 4 %, after which only the fine one is asked
+COARSE_KICK = 0.65  # radians
+COARSE_RIM = 16e-6  # metres
+
+
+@dataclass(frozen=True, eq=False)
+class Ports:
+    """Single-mode apertures at the faces of a volume.
+
+    Args:
+        inputs, outputs: centre (y, x) of each, metres from the axis.
+        waist: radius at which the amplitude is 1/e of the peak, metres.
+    """
+
+    inputs: Float[np.ndarray, "inputs 2"]
+    outputs: Float[np.ndarray, "outputs 2"]
+    waist: float
+
+
+@dataclass(frozen=True, eq=False)
+class Constructed:
+    """What is to be written, and what light does in it.
+
+    Attributes:
+        levels: of each voxel, as places in the table.
+        transfer: T of these levels.
+        gain: amplitude at an output per unit of weight and of amplitude at an input.
+        error: ‖Re T / gain − W‖ / ‖W‖ (Frobenius norms).
+        efficiency: of one input's power, the part that reaches the outputs; the mean of all inputs.
+        crosstalk: root mean square of Re T − gain · W, over the largest |gain · W|.
+    """
+
+    levels: Int64[np.ndarray, "layers y x"]
+    transfer: Complex[np.ndarray, "outputs inputs"]
+    gain: float
+    error: float
+    efficiency: float
+    crosstalk: float
+
+
+def construct(
+    target: Float[np.ndarray, "outputs inputs"],
+    ports: Ports,
+    volume: Volume,
+    table: Float[np.ndarray, " levels"],
+    rng: np.random.Generator,
+    *,
+    wanted: float = 0.01,
+    place: Callable[[np.ndarray], Any] = np.asarray,
+) -> Constructed:
+    """Levels of the voxels for which Re T = gain · target, the gain as high as it comes.
+
+    The caller compares ``error`` with what is wanted: more layers, more voxels across or more levels help where it is
+    not reached, or fewer weights.
+
+    Args:
+        target: W, real.
+        ports: where light goes in and comes out.
+        volume: the block, computed so finely that its transfer matrix can be believed to a fraction of ``wanted``.
+        table: index change of each level that can be written, rising or falling. Voxels are within its ends; outside
+            of them there is no change.
+        rng: of the start, and of the order in which voxels are visited.
+        wanted: relative error; nothing more is done at half of it.
+        place: from NumPy to the library and device that sends the light, in single precision.
+
+    Raises:
+        UsageError: the target is zero or does not fit the ports, the table is not monotonic.
+    """
+    _check(target, ports, table)
+    fine = _Model(target, ports, volume, place)
+    coarse = _Model(target, ports, _coarse(volume, table), place)
+    ends = float(table[0]), float(table[-1])
+    variable, gain = _rise(coarse, ends, rng.uniform(-0.5, 0.5, volume.shape))
+    variable, gain = _settle(coarse, fine, ends, variable, gain, wanted / 2)
+    levels = np.abs(_index(variable, ends).reshape(-1, 1) - table).argmin(axis=1)
+    return _polished(coarse, fine, table, levels, gain, wanted, rng)
+
+
+def _check(target: np.ndarray, ports: Ports, table: np.ndarray) -> None:
+    expected = (len(ports.outputs), len(ports.inputs))
+    if target.shape != expected:
+        raise UsageError(f"a matrix of {target.shape}", "target", f"give outputs x inputs, {expected}")
+    if not (np.all(np.isfinite(target)) and np.any(target)):
+        raise UsageError("the matrix is zero or not finite", "target", "a block of zeros needs no glass")
+    steps = np.diff(table)
+    if not (len(steps) and (np.all(steps > 0) or np.all(steps < 0))):
+        raise UsageError("the index changes are not monotonic", "table", "give them all rising or all falling")
+
+
+def _coarse(volume: Volume, table: np.ndarray) -> Volume:
+    """Good enough for slopes: twice as cheap per field, and ``volume.steps`` is what light spends its time in."""
+    phase = 2 * math.pi / volume.wavelength * float(np.abs(table).max()) * volume.layer
+    steps = min(volume.steps, max(2, math.ceil(phase / COARSE_KICK)))
+    return replace(volume, samples=min(volume.samples, 2), steps=steps, padding=min(volume.padding, COARSE_RIM))
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A target and a volume of one fineness, with its modes."""
+
+    target: np.ndarray
+    ports: Ports
+    volume: Volume
+    place: Callable[[np.ndarray], Any]
+
+    @cached_property
+    def modes(self) -> tuple[Any, Any]:
+        both = (gaussian_modes(c, self.ports.waist, self.volume.grid) for c in (self.ports.inputs, self.ports.outputs))
+        inputs, outputs = (self.place(modes.astype(np.complex64)) for modes in both)
+        return inputs, outputs
+
+    def transfer(self, delta_n: np.ndarray) -> np.ndarray:
+        written = self.place(delta_n.astype(np.float32))
+        return np.asarray(to_device(transfer_matrix(written, *self.modes, self.volume), "cpu"), dtype=complex)
+
+    def slopes(self, delta_n: np.ndarray) -> tuple[np.ndarray, Any]:
+        """T, and the derivative of Re T by each voxel's index where light is sent."""
+        transfer, slopes = jacobian(self.place(delta_n.astype(np.float32)), *self.modes, self.volume)
+        return np.asarray(to_device(transfer, "cpu"), dtype=complex), slopes
+
+    def error(self, transfer: np.ndarray, gain: float) -> float:
+        """‖Re T / gain − W‖ / ‖W‖."""
+        return float(np.linalg.norm(np.real(transfer) / gain - self.target) / np.linalg.norm(self.target))
+
+    def overlap(self, transfer: np.ndarray) -> float:
+        """The gain for which the error is least."""
+        return float(np.sum(np.real(transfer) * self.target) / np.sum(np.square(self.target)))
+
+
+def _index(variable: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Δn of each voxel."""
+    return np.asarray((ends[0] + ends[1]) / 2 + (ends[1] - ends[0]) / 2 * np.sin(variable))
+
+
+@dataclass(frozen=True, eq=False)
+class _Dual:
+    """Steps of u by slopes of weights by u, [voxels, weights]: the shortest that have a wanted effect."""
+
+    slopes: Any
+    place: Callable[[np.ndarray], Any]
+
+    @classmethod
+    def of(cls, model: _Model, variable: np.ndarray, ends: tuple[float, float], slopes: Any) -> _Dual:
+        """Slopes by the index, which are overwritten, to slopes by u."""
+        by_variable = (ends[1] - ends[0]) / 2 * np.cos(variable).reshape(-1, 1)
+        slopes *= model.place(by_variable.astype(np.float32))
+        return cls(slopes, model.place)
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        return np.asarray(to_device(self.slopes.T @ self.slopes, "cpu"), dtype=float)
+
+    def steps(self, effects: np.ndarray, damping: float) -> np.ndarray:
+        """Columns of steps for columns of effects; λ is ``damping`` times the mean of J Jᵀ's diagonal."""
+        ridge = damping * float(np.mean(np.diag(self.gram)))
+        solved = scipy.linalg.solve(self.gram + ridge * np.eye(len(self.gram)), effects, assume_a="pos")
+        found = self.slopes @ self.place(solved.astype(np.float32))
+        return np.asarray(to_device(found, "cpu"), dtype=float)
+
+
+def _rise(model: _Model, ends: tuple[float, float], variable: np.ndarray) -> tuple[np.ndarray, float]:
+    """From a random start to the wanted matrix, roughly, at a high gain: a step goes as high as ``STRIDE`` allows."""
+    wanted = model.target.reshape(-1)
+    for _ in range(RISES):
+        transfer, slopes = model.slopes(_index(variable, ends))
+        effects = np.stack([wanted, np.real(transfer).reshape(-1)], axis=1)
+        up, undo = _Dual.of(model, variable, ends, slopes).steps(effects, 1e-3).T
+        a, b, c = np.mean(up * up), np.mean(up * undo), np.mean(undo * undo) - STRIDE**2
+        gain = (b + math.sqrt(max(0.0, b * b - a * c))) / a
+        step = gain * up - undo
+        step *= min(1.0, STRIDE / np.sqrt(np.mean(step * step)))
+        variable = variable + step.reshape(variable.shape)
+    return variable, model.overlap(model.transfer(_index(variable, ends)))
+
+
+def _settle(
+    coarse: _Model, fine: _Model, ends: tuple[float, float], variable: np.ndarray, gain: float, goal: float
+) -> tuple[np.ndarray, float]:
+    """Steps until the fine model has the wanted matrix; the gain falls where it stalls."""
+    before = math.inf
+    for _ in range(CORRECTIONS):
+        written = _index(variable, ends)
+        transfer, slopes = coarse.slopes(written)
+        error = coarse.error(transfer, gain)
+        if error < NEAR:
+            transfer = fine.transfer(written)
+            error = fine.error(transfer, gain)
+            if error <= goal:
+                break
+        if error > 0.7 * before:
+            gain *= 0.85
+        before = error
+        dual, damping = _Dual.of(coarse, variable, ends, slopes), 1e-4
+        lacking = (gain * fine.target - np.real(transfer)).reshape(-1, 1)
+        step = dual.steps(lacking, damping)
+        while np.sqrt(np.mean(step * step)) > 2 * STRIDE:
+            damping *= 8
+            step = dual.steps(lacking, damping)
+        variable = variable + step.reshape(variable.shape)
+    return variable, gain
+
+
+def _polished(
+    coarse: _Model,
+    fine: _Model,
+    table: np.ndarray,
+    levels: np.ndarray,
+    gain: float,
+    wanted: float,
+    rng: np.random.Generator,
+) -> Constructed:
+    """The best of what rounds of single voxels come to."""
+    best: Constructed | None = None
+    for _ in range(POLISHES + 1):
+        index = table[levels].reshape(fine.volume.shape)
+        transfer = fine.transfer(index)
+        found = _result(fine, levels, transfer)
+        if best and found.error > 0.9 * best.error:
+            return min(best, found, key=lambda it: it.error)
+        best = found
+        if found.error <= wanted / 2:
+            break
+        slopes = np.asarray(to_device(coarse.slopes(index)[1], "cpu"))
+        lacking = (gain * fine.target - np.real(transfer)).reshape(-1)
+        polish(slopes, levels, table, lacking, 0.1 * wanted * gain * float(np.linalg.norm(fine.target)), rng)
+    assert best
+    return best
+
+
+def _result(model: _Model, levels: np.ndarray, transfer: np.ndarray) -> Constructed:
+    gain = model.overlap(transfer)
+    off = np.real(transfer) - gain * model.target
+    return Constructed(
+        levels=levels.reshape(model.volume.shape).copy(),
+        transfer=transfer,
+        gain=gain,
+        error=model.error(transfer, gain),
+        efficiency=float(np.mean(np.sum(np.square(np.abs(transfer)), axis=0))),
+        crosstalk=float(np.sqrt(np.mean(np.square(off))) / np.abs(gain * model.target).max()),
+    )
