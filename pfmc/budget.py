@@ -83,12 +83,15 @@ def area(layout: Layout) -> Area:
 
 
 def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str, int]:
-    """Matrix-vector products per sample of each contraction: a vector meets each weight once.
+    """Matrix-vector products per sample on the tiles of each contraction: a vector meets each weight once.
 
     Args:
         macs: multiply-accumulates per sample, by contraction.
     """
-    return {node.name: macs.get(node.name, 0) // math.prod(node.weight.shape) for node, _ in netlist.by_node()}
+    return {
+        name: sum(macs.get(user.name, 0) // user.weight.size for user in users)
+        for name, users in netlist.users().items()
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from pfmc.errors import ArtifactError
 from pfmc.netlist.netlist import Range, Tile
@@ -67,6 +67,7 @@ class Manifest(Part):
     sizing: Sizing | None = None
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
+    shared_tiles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     on_host: dict[str, str]
     files: tuple[FileEntry, ...]
 

@@ -40,16 +40,17 @@ class Calibrate(Pass[Netlist, Netlist]):
 
     def run(self, source: Netlist, context: Context) -> Netlist:
         """Run the data through the model once, and every tile's block over the vectors that reach it."""
-        nodes = [node for node, _ in source.by_node()]
+        users = source.users()
         reached = {tile.name: _Extremes() for tile in source.tiles}
-        squares = {node.name: np.zeros(node.matrix.rows) for node in nodes}
+        squares = {node.name: np.zeros(node.matrix.rows) for node, _ in source.by_node()}
         seen = dict.fromkeys(squares, 0)
-        values = sorted({node.input for node in nodes})
+        values = sorted({user.input for some in users.values() for user in some})
         for batch in context.activations(values):
             for node, tiles in source.by_node():
-                if node.input not in batch:  # it stands in a body, which was not run
+                read = [user for user in users[node.name] if user.input in batch]
+                if not read:  # it stands in a body, which was not run
                     continue
-                vectors = _thinned(_vectors(node, batch[node.input]), self.vectors)
+                vectors = np.concatenate([_thinned(_vectors(user, batch[user.input]), self.vectors) for user in read])
                 squares[node.name] += np.square(vectors).sum(axis=0)
                 seen[node.name] += len(vectors)
                 for tile in tiles:

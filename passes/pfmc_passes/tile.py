@@ -1,13 +1,14 @@
-"""tile: cut every matrix into blocks of the technology's tile."""
+"""tile: cut every matrix into blocks of the technology's tile, each matrix once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pfmc.errors import PassError, UsageError
-from pfmc.ir.graph import Graph, MatrixVector
+from pfmc.ir.graph import Graph, MatrixVector, Node
+from pfmc.ir.weights import Matrix
 from pfmc.netlist.netlist import Netlist
 from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.passmanager import Context, Pass
@@ -17,13 +18,17 @@ from pfmc.passmanager import Context, Pass
 class Tile(Pass[Graph, Netlist]):
     """One tile per block of the matrix; a block that is all zero costs none.
 
+    Contractions by the same matrix share its tiles: one after the other, as every contraction waits for its input.
+
     Attributes:
         rows: of the matrix per tile, at most the technology's; 0: the technology's.
         columns: likewise.
+        share: whether contractions by the same matrix share tiles, and so the ranges of converters too.
     """
 
     rows: int = 0
     columns: int = 0
+    share: bool = True
 
     name: ClassVar[str] = "tile"
     takes: ClassVar[type[Graph]] = Graph
@@ -45,13 +50,34 @@ class Tile(Pass[Graph, Netlist]):
         if rows > offered.rows.value or columns > offered.columns.value:
             size = f"{offered.rows.value:g} x {offered.columns.value:g}"
             raise UsageError(f"a tile of {context.technology.name} has {size} weights", "tile.rows, tile.columns")
-        blocks = ((node.name, block) for node in source.matrices() for block in _blocks(node, rows, columns))
-        return Netlist(source, tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(blocks)))
+        graph = _shared(source) if self.share else source
+        owners = [node for node in graph.matrices() if not node.shares]
+        blocks = ((node.name, block) for node in owners for block in _blocks(node, rows, columns))
+        return Netlist(graph, tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(blocks)))
 
     def ensures(self, source: Graph, result: Netlist) -> None:
         """Something is left to build."""
         if not result.tiles:
             raise PassError("every weight of the model is zero", "pass tile", "nothing would be built")
+
+
+def _shared(graph: Graph) -> Graph:
+    """Each contraction by a matrix that another one before it has says so."""
+    first: dict[object, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node, MatrixVector):
+            owner = first.setdefault(_identity(node.matrix), node.name)
+            nodes.append(replace(node, shares="" if owner == node.name else owner))
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _identity(matrix: Matrix) -> object:
+    """What two matrices have in common if they are the same."""
+    gain = None if matrix.gain is None else matrix.gain.tobytes()
+    return matrix.weight, matrix.transposed, matrix.groups, gain
 
 
 def _blocks(node: MatrixVector, rows: int, columns: int) -> Iterator[tuple[range, range]]:

@@ -31,6 +31,7 @@ from pfmc.technology.kinds import AnyTechnology
 IR_VERSION_MIN: Final = 8  # functions
 EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
 EXTERNAL_TENSOR_BYTES: Final = 1024  # smaller tensors stay embedded
+SHARED: Final = "tiles"  # attribute of a call: the contraction whose tiles it goes to, if they are not its own
 REARRANGING: Final = ("Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 TO_THE_END: Final = 2**63 - 1  # end of an ONNX Slice
 
@@ -118,8 +119,8 @@ def as_fabricated(
 
 def open_host(
     host: Path, tiles: Sequence[TileRecord], technology: AnyTechnology
-) -> tuple[onnx.ModelProto, dict[str, onnx.NodeProto], dict[str, Crossbars]]:
-    """The host model, its calls by the name of the contraction, and what they need to compute, still without devices.
+) -> tuple[onnx.ModelProto, dict[str, list[onnx.NodeProto]], dict[str, Crossbars]]:
+    """The host model, its calls by the contraction that has the tiles, and what they need to compute, without devices.
 
     Raises:
         ArtifactError: if the host model cannot be read.
@@ -130,7 +131,11 @@ def open_host(
     by_node: dict[str, list[TileRecord]] = {}
     for tile in tiles:
         by_node.setdefault(tile.node, []).append(tile)
-    calls = {node.name: node for _, node in entered(model.graph) if node.domain == DOMAIN}
+    calls: dict[str, list[onnx.NodeProto]] = {}
+    for _, node in entered(model.graph):
+        if node.domain == DOMAIN:
+            shared = (a.s.decode(errors="replace") for a in node.attribute if a.name == SHARED)
+            calls.setdefault(next(shared, node.name), []).append(node)
     if calls.keys() != by_node.keys():
         odd = sorted(calls.keys() ^ by_node.keys())[0]
         raise VerifyError("the host model and the table of tiles do not name the same contractions", f"node {odd}")
@@ -193,8 +198,8 @@ def _call(node: MatrixVector, names: Names) -> Splice:
         x = splice.add("Cast", [x], to=onnx.TensorProto.FLOAT)
     if node.windows is not None:
         x = _window_vectors(splice, node.windows, x, node.matrix.rows)
-    size = {"rows": node.matrix.rows, "columns": node.matrix.columns}
-    y = splice.add(OPERATOR, [x], domain=DOMAIN, name=node.name, **size)
+    of = {"rows": node.matrix.rows, "columns": node.matrix.columns, **({SHARED: node.shares} if node.shares else {})}
+    y = splice.add(OPERATOR, [x], domain=DOMAIN, name=node.name, **of)
     if node.bias is not None:
         y = splice.add("Add", [y, splice.constant("bias", np.asarray(node.bias, dtype=np.float32))])
     if node.windows is not None:
@@ -241,23 +246,32 @@ def _taps(windows: Windows) -> Iterator[tuple[list[int], list[int]]]:
 
 
 def add_physics(
-    graph: onnx.GraphProto, call: onnx.NodeProto, crossbars: Crossbars, names: Names, ideal_converters: bool
+    graph: onnx.GraphProto, calls: Sequence[onnx.NodeProto], crossbars: Crossbars, names: Names, ideal_converters: bool
 ) -> None:
-    """Hand a call its numbers: attributes, and initialisers as inputs."""
-    for key, value in crossbars.attributes().items():
-        call.attribute.append(helper.make_attribute(key, value))
-    for tensor in crossbars.tensors(ideal_converters=ideal_converters):
+    """Hand the calls that go to the same tiles their numbers: attributes, and initialisers as inputs."""
+    tensors = list(crossbars.tensors(ideal_converters=ideal_converters))
+    for tensor in tensors:
         tensor.name = names.new(tensor.name)
-        call.input.append(tensor.name)
         graph.initializer.append(tensor)
+    numbers = [helper.make_attribute(key, value) for key, value in crossbars.attributes().items()]
+    for call in calls:
+        replace_all(call.attribute, [*(a for a in call.attribute if a.name != SHARED), *numbers])
+        call.input.extend(tensor.name for tensor in tensors)
 
 
-def _size(call: onnx.NodeProto) -> tuple[int, int]:
-    """Rows and columns of a call."""
-    sizes = {a.name: a.i for a in call.attribute}
-    if call.op_type != OPERATOR or len(call.input) != 1 or not {"rows", "columns"} <= sizes.keys():
-        raise VerifyError(f"the host model does not call {OPERATOR} as it should", f"node {call.name}")
-    return sizes["rows"], sizes["columns"]
+def _size(calls: Sequence[onnx.NodeProto]) -> tuple[int, int]:
+    """Rows and columns of calls that go to the same tiles."""
+    found: set[tuple[int, int]] = set()
+    for call in calls:
+        sizes = {a.name: a.i for a in call.attribute}
+        if call.op_type != OPERATOR or len(call.input) != 1 or not {"rows", "columns"} <= sizes.keys():
+            raise VerifyError(f"the host model does not call {OPERATOR} as it should", f"node {call.name}")
+        found.add((sizes["rows"], sizes["columns"]))
+    if len(found) > 1:
+        raise VerifyError(
+            "the host model calls the same tiles for matrices of different sizes", f"node {calls[0].name}"
+        )
+    return found.pop()
 
 
 def _load(path: Path) -> onnx.ModelProto:

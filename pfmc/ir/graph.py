@@ -106,10 +106,15 @@ class Conv(Contraction):
 
 @dataclass(frozen=True, eq=False)
 class MatrixVector(Contraction):
-    """The form that is mapped: y = x · matrix + bias over the last axis, or over each window of x."""
+    """The form that is mapped: y = x · matrix + bias over the last axis, or over each window of x.
+
+    Attributes:
+        shares: name of the contraction on whose tiles it is computed, one after the other; empty: on its own.
+    """
 
     matrix: Matrix = field(kw_only=True)
     windows: Windows | None = None
+    shares: str = ""
 
 
 Node: TypeAlias = HostNode | Affine | Contraction

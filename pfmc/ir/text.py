@@ -48,6 +48,8 @@ def _contraction(node: Contraction) -> tuple[str, list[str]]:
         details.append(str(node.windows))
     if node.bias is not None:
         details.append("bias")
+    if isinstance(node, MatrixVector) and node.shares:
+        details.append(f"shares(@{printable(node.shares)})")
     if len(node.replaces) > 1:
         details.append(f"replaces({', '.join(printable(name) for name in node.replaces)})")
     return type(node).__name__.lower(), details

@@ -102,6 +102,18 @@ class Netlist:
         for name, tiles in groupby(self.tiles, key=lambda tile: tile.node):
             yield nodes[name], list(tiles)
 
+    def users(self) -> dict[str, list[MatrixVector]]:
+        """By the name of each contraction that has tiles: itself, and those that share them."""
+        found: dict[str, list[MatrixVector]] = {node.name: [node] for node, _ in self.by_node()}
+        for node in self.graph.matrices():
+            if node.shares in found:
+                found[node.shares].append(node)
+        return found
+
+    def mapped(self) -> set[str]:
+        """Names of the contractions that are computed on tiles, their own or another's."""
+        return {node.name for users in self.users().values() for node in users}
+
     def block(self, tile: Tile) -> Float[np.ndarray, "rows columns"]:
         """The part of the matrix that a tile must realise."""
         return self._matrix(tile.node).matrix.block(tile.rows, tile.columns)
