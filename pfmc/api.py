@@ -80,7 +80,9 @@ class Bundle:
             lvs: compare the masks' connections with what they should be too.
             monte_carlo: how many chips to make, each with its own errors, drawn from ``seed``.
             trim: trim each of those by its own measurement.
-            seed: of random inputs.
+            workers: processes that construct tiles of glass side by side; None: one per core.
+        resume: go on with what an interrupted compile into the same folder has finished.
+        seed: of random inputs.
             observer: is told about progress.
 
         Raises:
@@ -140,6 +142,8 @@ def compile(
     options: Mapping[str, object] | None = None,
     max_relative_error: float | None = None,
     min_agreement: float | None = None,
+    workers: int | None = None,
+    resume: bool = False,
     seed: int = 0,
     observer: Observer | None = None,
 ) -> Bundle:
@@ -154,6 +158,8 @@ def compile(
         options: of passes, as ``{"tile.rows": 32}``.
         max_relative_error, min_agreement: choose each contraction's converters and copies of its tiles, with the
             smallest area, so that chips as made and trimmed reach it on average on the calibration data.
+        workers: processes that construct tiles of glass side by side; None: one per core.
+        resume: go on with what an interrupted compile into the same folder has finished.
         seed: of random inputs.
         observer: is told about progress.
 
@@ -171,6 +177,8 @@ def compile(
         settings=settings,
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
+        workers=workers,
+        resume=resume,
     )
     manifest = compile_model(Path(model), Path(output), compile_options, observer or Silent())
     return Bundle(Path(output), manifest)

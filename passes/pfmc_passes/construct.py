@@ -34,16 +34,17 @@ class Construct(Pass[Netlist, Netlist]):
         technology = glass(context.technology, "pass construct")
         primitive = DiffractiveVolume.of(technology)
         store = VolumeStore.of(context.checkpoint, technology, context.seed)
+        wanted = technology.tile.relative_error.si
         progress = context.stage("constructing volumes", len(source.tiles))
         waiting, built = list(source.tiles), list[Tile]()
         # Spawned, not forked: a process that is forked beside threads of a library can hang.
         with ProcessPoolExecutor(context.workers, get_context("spawn")) as pool:
             while waiting:
-                jobs = [pool.submit(store.performance, source.block(tile), primitive) for tile in waiting]
+                jobs = [pool.submit(store.performance, source.block(tile), primitive, wanted) for tile in waiting]
                 too_much: list[Tile] = []
                 for tile, job in zip(waiting, jobs, strict=True):
                     found = job.result()
-                    if found.error <= technology.tile.relative_error.si:
+                    if found.error <= wanted:
                         built.append(replace(tile, scale=found.gain))
                         progress(1)
                     else:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from jaxtyping import Complex, Float, UInt8
 
+from pfmc.physics.construction import Ports, construct
 from pfmc.physics.diffraction import gaussian_modes, spot_centres
-from pfmc.physics.inverse_volume import Problem, correct, match_wavefronts, solve
 from pfmc.physics.volume import Volume, check_validity, transfer_matrix
 from pfmc.technology.glass import GlassTechnology
 
@@ -137,7 +138,7 @@ class DiffractiveVolume:
         self, levels: UInt8[np.ndarray, "layers y x"], rows: int, columns: int
     ) -> Complex[np.ndarray, "rows columns"]:
         """Amplitude at each output per unit of amplitude at each input, for the levels as written, losses included."""
-        return self.transfer_of(self.change / (self.levels - 1) * levels, rows, columns)
+        return self.transfer_of(self.table[levels], rows, columns)
 
     def transfer_of(
         self, index_change: Float[np.ndarray, "layers y x"], rows: int, columns: int
@@ -155,44 +156,51 @@ class DiffractiveVolume:
             for count in (rows, columns)
         )
         light = transfer_matrix(index_change.astype(np.float32), inputs, outputs, volume)
-        lost = math.exp(-self.loss * layers * self.layer / 2)
-        return np.asarray(lost * light.T, dtype=np.complex128)
+        return np.asarray(self.lost(layers) * light.T, dtype=np.complex128)
 
-    def construct(self, block: Float[np.ndarray, "m n"], rng: np.random.Generator) -> Written:
+    def construct(self, block: Float[np.ndarray, "m n"], rng: np.random.Generator, wanted: float) -> Written:
         """Voxels whose light computes a block: the real part of the transfer matrix is gain · block.
+
+        Where a volume of the usual size does not come to the wanted error, deeper ones and then wider ones are tried.
 
         Args:
             block: weights, inputs × outputs.
             rng: of the voxels to start from.
+            wanted: relative error. The caller looks whether it was reached.
         """
-        coarse, fine = (self._problem(block, volume) for volume in self._volumes())
-        start = match_wavefronts(coarse, rng.uniform(-0.5, 0.5, coarse.volume.shape).astype(np.float32))
-        solved = solve(coarse, start, 0.6 * start.gain)
-        corrected = correct(coarse, fine, solved)
-        top = self.levels - 1
-        share = (1 + np.sin(np.asarray(corrected.variable))) / 2
-        levels = np.rint(top * share).astype(np.uint8)
-        light = self.transfer(levels, *block.shape)
-        wanted = corrected.gain * block
-        gain = float(np.sum(light.real * wanted) / np.sum(wanted * wanted)) * corrected.gain
-        off = light.real - gain * block
+        rows, columns = block.shape
+        ports = Ports(self.ports(rows), self.ports(columns), self.port_waist)
+        for layers, voxels in self._sizes():
+            found = construct(block.T, ports, self.volume(layers, voxels), self.table, rng, wanted=wanted)
+            if found.error <= wanted:
+                break
+        lost = self.lost(layers)
         performance = Performance(
-            gain=gain,
-            error=float(np.linalg.norm(off) / np.linalg.norm(gain * block)),
-            efficiency=float(np.mean(np.sum(np.abs(light) ** 2, axis=1))),
-            crosstalk=float(np.sqrt(np.mean(off**2)) / np.abs(gain * block).max()),
-            layers=levels.shape[0],
-            voxels=levels.shape[1],
+            gain=lost * found.gain,
+            error=found.error,
+            efficiency=lost**2 * found.efficiency,
+            crosstalk=found.crosstalk,
+            layers=layers,
+            voxels=voxels,
         )
-        return Written(levels, performance)
+        return Written(found.levels.astype(np.uint8), performance)
 
-    def _volumes(self) -> tuple[Volume, Volume]:
-        fine = self.volume(self.layers, self.voxels)
-        return replace(fine, samples=2, steps=max(2, fine.steps // 4), padding=16e-6), fine
+    @property
+    def table(self) -> Float[np.ndarray, " levels"]:
+        """Index change of each level."""
+        return np.asarray(np.linspace(0.0, self.change, self.levels))
 
-    def _problem(self, block: Float[np.ndarray, "m n"], volume: Volume) -> Problem:
-        inputs, outputs = (
-            gaussian_modes(self.ports(count), self.port_waist, volume.grid).astype(np.complex64)
-            for count in block.shape
-        )
-        return Problem(block.T.astype(np.float32), inputs, outputs, volume, abs(self.change))
+    def lost(self, layers: int) -> float:
+        """Of an amplitude, what absorption and scatter leave behind so many layers."""
+        return math.exp(-self.loss * layers * self.layer / 2)
+
+    def _sizes(self) -> Iterator[tuple[int, int]]:
+        """Layers and voxels across to try in turn: half as many more each time, up to the most there is room for."""
+        layers, voxels = self.layers, self.voxels
+        yield layers, voxels
+        while layers < self.layers_max:
+            layers = min(self.layers_max, layers + (layers + 1) // 2)
+            yield layers, voxels
+        while voxels < self.voxels_max:
+            voxels = min(self.voxels_max, voxels + (voxels + 1) // 2)
+            yield layers, voxels

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from pfmc.primitives.volume import DiffractiveVolume, Performance, Written
 from pfmc.technology.glass import GlassTechnology
@@ -39,12 +40,15 @@ class VolumeStore:
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
             return None
 
-    def performance(self, block: Float[np.ndarray, "rows columns"], primitive: DiffractiveVolume) -> Performance:
+    def performance(
+        self, block: Float[np.ndarray, "rows columns"], primitive: DiffractiveVolume, wanted: float
+    ) -> Performance:
         """Of the volume for a block, which is constructed and kept if there is none yet."""
         written = self.read(block)
         if written is None:
             rng = np.random.default_rng(list(bytes.fromhex(self._digest(block))))
-            written = primitive.construct(block, rng)
+            with threadpool_limits(limits=1):
+                written = primitive.construct(block, rng, wanted)
             self._save(block, written)
         return written.performance
 

@@ -46,7 +46,7 @@ class GlassVoxels:
     def check_rules(
         self, folder: Path, technology: GlassTechnology, tiles: Sequence[TileRecord], progress: Progress
     ) -> RuleCheck:
-        """There is no foundry's deck for glass; a writer's limits are kept by construction and checked by the reader."""
+        """There is no deck for glass: a writer's limits are kept by construction and checked by the reader."""
         raise UsageError("design rules are a matter of masks", f"technology {technology.name}", "leave --drc out")
 
     def check_connectivity(

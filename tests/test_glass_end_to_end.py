@@ -1,0 +1,182 @@
+"""From a model to glass and back: light through the files' voxels computes it, and no damage to them goes unseen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from pfmc_backends.glass_voxels import store
+
+import pfmc
+from pfmc.api import Bundle
+from pfmc.bundle import read_details
+from pfmc.errors import CapacityError, UsageError
+from pfmc.primitives.volume_store import VolumeStore
+from pfmc.sections import OpticalEnergy, VolumeDetails
+from tests.glasses import small_glass, small_model
+
+
+def compiled(folder: Path, name: str = "glass", **more: object) -> Bundle:
+    technology = small_glass(folder)
+    return pfmc.compile(small_model(folder), folder / name, target="glass", technology=technology, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return compiled(tmp_path_factory.mktemp("glass"))
+
+
+def copied(bundle: Bundle, folder: Path) -> Bundle:
+    shutil.copytree(bundle.path, folder / "copy")
+    return pfmc.open(folder / "copy")
+
+
+def changed(bundle: Bundle, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Rewrite the first volume's levels."""
+    path = bundle.path / "volumes" / "t00000.zarr"
+    volume = store.read(path, (64, 64, 64))
+    shutil.rmtree(path)
+    store.write(replace(volume, levels=np.ascontiguousarray(change(volume.levels.copy()))), path)
+
+
+def test_light_through_the_files_computes_the_model(bundle: Bundle) -> None:
+    verification = bundle.verify()
+    output = verification.outputs["y"]
+    assert output.relative_error is not None and output.relative_error < 0.05  # inputs beyond the calibration are cut off
+    assert verification.passed and verification.devices_read_back == verification.devices == 2 * 12 * 14 * 14
+    ideal = bundle.verify(ideal_converters=True).outputs["y"]
+    assert ideal.relative_error is not None and ideal.relative_error < 0.01
+
+
+def test_what_is_said_of_the_block_follows_from_its_tiles(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    glass, energy = manifest.glass, manifest.energy
+    tiles = read_details(bundle.path / "tiles.parquet", VolumeDetails)
+    assert glass is not None and isinstance(energy, OpticalEnergy)
+    assert manifest.target == "glass" and manifest.tiles == len(tiles) == 2
+    assert manifest.devices == glass.voxels == sum(tile.layers * tile.voxels**2 for tile in tiles)
+    assert glass.volume_mm3 == pytest.approx(glass.voxels * 2e-3 * 2e-3 * 40e-3)
+    assert glass.weights_per_mm3 == pytest.approx(30 / glass.volume_mm3)
+    assert glass.worst_error == max(tile.error for tile in tiles) <= 0.01
+    assert all(0 < tile.efficiency < 1 for tile in tiles)
+    assert energy.per_inference_j == pytest.approx(sum(getattr(energy, part) for part in energy.parts()))
+    assert energy.signal_j == pytest.approx(sum(tile.signal_j for tile in tiles))
+    assert glass.write_s == pytest.approx(sum(tile.write_s for tile in tiles)) and glass.write_s > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda levels: np.where(np.arange(12)[:, None, None] == 5, 0, levels).astype(np.uint8), id="slab"),
+        pytest.param(lambda levels: levels[[0, 1, 2, 7, 4, 5, 6, 3, 8, 9, 10, 11]], id="planes swapped"),
+        pytest.param(lambda levels: np.roll(levels, 1, axis=2), id="shifted by a voxel"),
+        pytest.param(lambda levels: levels[::-1], id="upside down"),
+        pytest.param(lambda levels: levels[:-1], id="a layer short"),
+    ],
+)
+def test_damage_shows_in_the_verdict(
+    bundle: Bundle, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    damaged = copied(bundle, tmp_path)
+    changed(damaged, change)
+    verification = damaged.verify(accept_modified=True)
+    error = verification.outputs["y"].relative_error
+    assert not verification.passed and verification.modified_files
+    assert error is not None and error > 0.05
+
+
+def test_a_missing_volume_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    damaged = copied(bundle, tmp_path)
+    shutil.rmtree(damaged.path / "volumes" / "t00001.zarr")
+    verification = damaged.verify(accept_modified=True)
+    assert not verification.passed and "t00001" in verification.complaints[0]
+
+
+def test_another_table_of_levels_is_a_complaint(bundle: Bundle, tmp_path: Path) -> None:
+    damaged = copied(bundle, tmp_path)
+    path = damaged.path / "volumes" / "t00000.zarr"
+    volume = store.read(path, (64, 64, 64))
+    shutil.rmtree(path)
+    store.write(replace(volume, index_change=0.9 * volume.index_change), path)
+    verification = damaged.verify(accept_modified=True)
+    assert any("index changes are not the technology's" in line for line in verification.complaints)
+    error = verification.outputs["y"].relative_error
+    assert error is not None and error > 0.05
+
+
+def test_the_same_input_gives_the_same_bytes_also_after_a_break(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first compile ends after a volume; what was made of it is found again, and nothing else differs."""
+    technology, model = small_glass(tmp_path), small_model(tmp_path)
+    options = {"target": "glass", "technology": technology, "workers": 1}
+    kept = tmp_path / ".glass.checkpoint"
+    made: list[Path] = []
+    read = VolumeStore.read
+
+    def read_once(self: VolumeStore, block: np.ndarray) -> object:
+        """Fails where the layout asks for the second volume."""
+        made.extend(kept.iterdir())
+        if len(made) > 3:
+            raise KeyboardInterrupt
+        return read(self, block)
+
+    monkeypatch.setattr(VolumeStore, "read", read_once)
+    with pytest.raises(KeyboardInterrupt):
+        pfmc.compile(model, tmp_path / "glass", **options)  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert not (tmp_path / "glass").exists()
+    volumes = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert len(volumes) == 2
+    stamps = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    (kept / min(volumes)).write_bytes(volumes[min(volumes)][:100])  # as if it was cut off
+    monkeypatch.setattr(shutil, "rmtree", lambda *_args, **_more: None)
+    resumed = pfmc.compile(model, tmp_path / "glass", resume=True, **options)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == volumes
+    assert (kept / max(volumes)).stat().st_mtime_ns == stamps[max(volumes)]
+    hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    assert {entry.path: entry.sha256 for entry in resumed.manifest.files} == hashes
+
+
+def test_nothing_is_left_beside_the_bundle(bundle: Bundle) -> None:
+    assert {path.name for path in bundle.path.parent.iterdir()} == {"glass", "small.toml", "small.onnx"}
+
+
+def test_what_does_not_fit_is_split_or_refused(tmp_path: Path) -> None:
+    """Two levels in few voxels: three columns are too many, one may be."""
+    technology = small_glass(tmp_path, levels="3", layers="4", layers_max="4")
+    with pytest.raises(CapacityError, match=r"6 x 1 weights come to an error of .*% only, in 4 layers of 14 x 14"):
+        pfmc.compile(small_model(tmp_path), tmp_path / "glass", target="glass", technology=technology)
+    assert not (tmp_path / "glass").exists()
+
+
+@pytest.mark.parametrize("format", ["ome-zarr", "tiff", "vti", "gwl", "pgm", "onnx"])
+def test_a_volume_is_exported(bundle: Bundle, tmp_path: Path, format: str) -> None:
+    path = tmp_path / f"volume.{format}"
+    bundle.export(path, format, tile="t00001")
+    assert path.exists()
+    if format == "onnx":
+        onnx.checker.check_model(path)
+
+
+def test_what_cannot_be_exported_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--tile t00000"):
+        bundle.export(tmp_path / "a.tif", "tiff")
+    with pytest.raises(UsageError, match="levels"):
+        bundle.export(tmp_path / "a.stl", "stl", tile="t00000")
+
+
+def test_the_page_shows_voxels_and_what_light_makes_of_them(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.report(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "as light through the written voxels computes them" in text and "local oscillators" in text
+
+
+def test_targets_and_technologies_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it is for target crossbar, not glass"):
+        pfmc.compile(small_model(tmp_path), tmp_path / "glass", target="glass", technology="sg13g2")
