@@ -24,7 +24,7 @@ from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.taps import tap
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires
-from pfmc.physics.variation import Chip, TemperatureLaw, Variation, draw_chip, thermal_noise
+from pfmc.physics.variation import TemperatureLaw, Variation, draw_chip, thermal_noise
 from pfmc.primitives.variation import DrawnTile, made_wires, readout_gain, temperature_law
 from pfmc.technology.schema import Technology
 
@@ -135,7 +135,7 @@ def _runtime(model: ModelProto) -> Runtime:
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
         path = Path(work) / "made.onnx"
         save_model(model, path)
-        return Runtime(path)
+        return Runtime(path, threads=1)  # for chips run beside each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +200,7 @@ class ChipMaker:
         names = {self.records[part].node for part in parts}
         made = {name: MadeCrossbars.drawn(self.crossbars[name]) for name in sorted(names)}
         wires = {id(drawn): made_wires(drawn, common, self.law) for drawn in self.wires}
+        gain = readout_gain(self.technology, common, self.law)
         for together in _alike(parts, self.wires):
             conductance = np.stack(
                 [self.tiles[part].made(variation, common, self.law, self.generator(number, part)) for part in together]
@@ -208,7 +209,7 @@ class ChipMaker:
             siemens = effective_matrix(conductance, IDEAL if drawn is IDEAL else wires[id(drawn)])
             for part, one, devices in zip(together, siemens, conductance, strict=True):
                 rng = self.generator(number, part + len(self.tiles))
-                self._place(made, part, one, devices, variation, common, rng)
+                self._place(made, part, gain * one, devices, gain, variation, common.temperature, rng)
         return made
 
     def _place(
@@ -217,25 +218,26 @@ class ChipMaker:
         part: int,
         siemens: Float[np.ndarray, "rows columns"],
         conductance: Float[np.ndarray, "rows columns 2"],
+        readout: float,
         variation: Variation,
-        chip: Chip,
+        celsius: float,
         rng: np.random.Generator,
     ) -> None:
-        """Put a made tile among its neighbours, with the errors of its converters."""
+        """Put a made tile, `siemens` with `readout`, among its neighbours, with the errors of its converters."""
         tile = self.records[part]
         crossbars, target = self.crossbars[tile.node], made[tile.node]
         rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
         at, across = crossbars.block_of(tile), slice(tile.column_start, tile.column_stop)
         row_gain, row_offset = rng.standard_normal((2, rows))
         column_gain, column_offset = rng.standard_normal((2, columns))
-        gain = readout_gain(self.technology, chip, self.law) * (1.0 + variation.converter_gain * column_gain)
+        gain = 1.0 + variation.converter_gain * column_gain
         used = 1e6 * siemens[:rows, :columns] * gain
         volts = variation.converter_offset * row_offset * float(crossbars.volts_per_code[at, 0, 0])
         step = crossbars.microamps_per_code[at, 0, across]
-        thermal = thermal_noise(conductance[:, :columns].sum(axis=(0, 2)), chip.temperature, variation.noise_bandwidth)
+        thermal = thermal_noise(conductance[:, :columns].sum(axis=(0, 2)), celsius, variation.noise_bandwidth)
         target.microsiemens[at, :rows, across] = used * (1.0 + variation.converter_gain * row_gain[:, None])
         target.offset[at, 0, across] = volts @ used + variation.converter_offset * column_offset * step
-        target.noise[at, 0, across] = np.hypot(1e6 * thermal * gain, variation.converter_noise * step)
+        target.noise[at, 0, across] = np.hypot(1e6 * readout * thermal * gain, variation.converter_noise * step)
 
 
 def _alike(parts: Sequence[int], wires: Sequence[Wires]) -> Iterator[list[int]]:

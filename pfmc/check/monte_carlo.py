@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from pfmc.technology.schema import Technology
 
 BLAME_SHARE = 50  # one in so many chips is also made with one effect, and with one contraction, at a time
 BLAME_SAMPLES = 64  # that those are run on
+THREADS = 16  # at most, and so many chips at most are in memory
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,13 @@ class Fabrication:
         node: str | None = None,
     ) -> Comparison:
         """Chip ``number``, all of it or only one contraction as made, against the original model's outputs."""
-        chip = {**self.drawn, **self.maker.chip(number, variation, node)}
+        return self.judged(number, self.maker.chip(number, variation, node), dataset, reference)
+
+    def judged(
+        self, number: int, made: Mapping[str, MadeCrossbars], dataset: Dataset, reference: Mapping[str, np.ndarray]
+    ) -> Comparison:
+        """Chip ``number``, of which these contractions are as made and the others as drawn, likewise."""
+        chip = {**self.drawn, **made}
         rng = self.maker.generator(number, -2)
         if self.trim is not None:
             chip = self.trim.trimmed(chip, rng)
@@ -185,12 +195,42 @@ def monte_carlo(
         tolerance: largest relative error that counts for the yield.
         progress: called once for every chip.
     """
-    comparisons = []
-    with threadpool_limits(limits=1, user_api="blas"):  # see compile_model
-        for number in range(runs):
-            comparisons.append(fabrication.compared(number, fabrication.variation, dataset, reference))
-            progress(1)
-        blame = _blame(fabrication, dataset, reference, -(-runs // BLAME_SHARE))
+    few = dataset.take(BLAME_SAMPLES)
+    wanted = {name: values[: few.samples] for name, values in reference.items()}
+    numbers = range(-(-runs // BLAME_SHARE))
+
+    def chip(number: int) -> tuple[Comparison, dict[str, float | None]]:
+        """All of it; and the error with one contraction at a time as made, where that is to be known."""
+        made = fabrication.maker.chip(number, fabrication.variation)
+        alone = {name: {name: part} for name, part in made.items() if number in numbers}
+        errors = {name: _largest_error(fabrication.judged(number, one, few, wanted)) for name, one in alone.items()}
+        return fabrication.judged(number, made, dataset, reference), errors
+
+    def with_effect(variation: Variation, number: int) -> float | None:
+        return _largest_error(fabrication.compared(number, variation, few, wanted))
+
+    comparisons, by_contraction = [], []
+    # One BLAS thread: see compile_model. Each chip has generators of its own: the threads do not matter.
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
+        chips = pool.map(chip, range(runs))
+        effects = {
+            effect: pool.map(partial(with_effect, variation), numbers)
+            for effect, variation in _one_at_a_time(fabrication).items()
+        }
+        try:
+            for comparison, errors in chips:
+                comparisons.append(comparison)
+                by_contraction.append(errors)
+                progress(1)
+            blame = Blame(
+                drawn=_largest_error(fabrication.judged(0, {}, few, wanted)),
+                effects=_worst_first({effect: list(found) for effect, found in effects.items()}),
+                contractions=_worst_first(
+                    {name: [by_contraction[number][name] for number in numbers] for name in fabrication.drawn}
+                ),
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
     outputs = {
         name: OutputStatistics(
             Statistics.of([c.outputs[name].relative_error for c in comparisons], worst=0.95),
@@ -198,14 +238,14 @@ def monte_carlo(
         )
         for name in reference
     }
-    errors = [output.relative_error for output in outputs.values()]
+    spreads = [output.relative_error for output in outputs.values()]
     accuracies = [c.accuracy["fabricated"] for c in comparisons if c.accuracy is not None]
     within = [error is not None and error <= tolerance for error in map(_largest_error, comparisons)]
     return MonteCarlo(
         runs=runs,
         seed=fabrication.maker.seed,
         trimmed=fabrication.trim is not None,
-        sigma=max(errors, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
+        sigma=max(spreads, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
         outputs=outputs,
         accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,
         yield_at_tolerance=float(np.mean(within)),
@@ -213,28 +253,18 @@ def monte_carlo(
     )
 
 
-def _blame(fabrication: Fabrication, dataset: Dataset, reference: Mapping[str, np.ndarray], runs: int) -> Blame:
-    """The first chips again, with one thing at a time, on the first samples."""
-    few = dataset.take(BLAME_SAMPLES)
-    wanted = {name: values[: few.samples] for name, values in reference.items()}
-    still = fabrication.maker.still
-
-    def mean_error(variation: Variation, node: str | None = None) -> float | None:
-        comparisons = [fabrication.compared(number, variation, few, wanted, node) for number in range(runs)]
-        return Statistics.of([_largest_error(comparison) for comparison in comparisons], worst=0.95).mean
-
-    def worst_first(errors: dict[str, float | None]) -> dict[str, float | None]:
-        return dict(sorted(errors.items(), key=lambda item: -np.inf if item[1] is None else -item[1]))
-
-    every = {
-        effect: replace(still, **{name: getattr(fabrication.variation, name) for name in names})
-        for effect, names in EFFECTS.items()
+def _one_at_a_time(fabrication: Fabrication) -> dict[str, Variation]:
+    """By effect, what chips vary in if nothing else does."""
+    still, whole = fabrication.maker.still, fabrication.variation
+    return {
+        effect: replace(still, **{name: getattr(whole, name) for name in names}) for effect, names in EFFECTS.items()
     }
-    return Blame(
-        drawn=mean_error(still),
-        effects=worst_first({effect: mean_error(variation) for effect, variation in every.items()}),
-        contractions=worst_first({node: mean_error(fabrication.variation, node) for node in fabrication.drawn}),
-    )
+
+
+def _worst_first(errors: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """The mean of each, the largest first; where one is no number, before all."""
+    means = {name: Statistics.of(found, worst=0.95).mean for name, found in errors.items()}
+    return dict(sorted(means.items(), key=lambda item: -np.inf if item[1] is None else -item[1]))
 
 
 def _largest_error(comparison: Comparison) -> float | None:

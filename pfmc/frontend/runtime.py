@@ -39,6 +39,7 @@ class Runtime:
     Args:
         model: the file, external data beside it; or its bytes.
         name: what errors call it.
+        threads: that one run may use; if left out, as many as there are cores, up to a limit.
 
     Attributes:
         inputs: what it reads.
@@ -48,10 +49,10 @@ class Runtime:
         ImportModelError: if ONNX Runtime cannot load it.
     """
 
-    def __init__(self, model: Path | bytes, name: str = "") -> None:
+    def __init__(self, model: Path | bytes, name: str = "", threads: int | None = None) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = min(os.cpu_count() or 1, _THREADS)
+        options.intra_op_num_threads = threads or min(os.cpu_count() or 1, _THREADS)
         self._name = name or (str(model) if isinstance(model, Path) else "model")
         source = str(model) if isinstance(model, Path) else model
         try:

@@ -168,6 +168,10 @@ def gradient_factor(
 
 def draw_mismatch(strips: Strips, variation: Variation, rng: np.random.Generator) -> Strips:
     """Strips with local mismatch by the area law; all else as drawn."""
+    if not any(
+        (variation.sheet_mismatch, variation.width_mismatch, variation.length_mismatch, variation.terminal_mismatch)
+    ):
+        return strips
     length, width = np.maximum(strips.length, SHORTEST), strips.width
     sheet, across, along, ends = rng.standard_normal((4, *length.shape))
     factor = np.exp(variation.sheet_mismatch / np.sqrt(length * width) * sheet)
