@@ -113,6 +113,18 @@ def test_adjoint_is_the_gradient(rows: int, columns: int, seed: int, double: boo
     assert abs((gradient * slope).sum() - (transfer_adjoint(g, wires, gradient) * direction).sum()) < 1e-7 * scale
 
 
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("shape", [(9, 14), (19, 40), (40, 19), (37, 37)])
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.6, 1.0])
+def test_of_some_rows_and_columns_only(shape: tuple[int, int], share: float, double: bool) -> None:
+    """The others load the wires all the same."""
+    g, wires = random_array(*shape, 5, 0.1), Wires(1.5, 0.7, 20.0, 3.0, double)
+    used = int(np.ceil(share * shape[0])), int(np.ceil((1.01 - share) * shape[1]))
+    found = transfer_matrix(g, wires, used)
+    assert found.shape == used
+    np.testing.assert_allclose(found, transfer_matrix(g, wires)[: used[0], : used[1]], rtol=1e-10)
+
+
 @given(st.integers(1, 11), st.integers(1, 11), st.integers(0, 99), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_every_segment_by_itself(rows: int, columns: int, seed: int, double: bool) -> None:

@@ -201,12 +201,13 @@ class ChipMaker:
         made = {name: MadeCrossbars.drawn(self.crossbars[name]) for name in sorted(names)}
         wires = {id(drawn): made_wires(drawn, common, self.law) for drawn in self.wires}
         gain = readout_gain(self.technology, common, self.law)
-        for together in _alike(parts, self.wires):
+        for together in self._alike(parts):
             conductance = np.stack(
                 [self.tiles[part].made(variation, common, self.law, self.generator(number, part)) for part in together]
             )
             drawn = self.wires[together[0]]
-            siemens = effective_matrix(conductance, IDEAL if drawn is IDEAL else wires[id(drawn)])
+            used = self._used(together[0])
+            siemens = effective_matrix(conductance, IDEAL if drawn is IDEAL else wires[id(drawn)], used)
             for part, one, devices in zip(together, siemens, conductance, strict=True):
                 rng = self.generator(number, part + len(self.tiles))
                 self._place(made, part, gain * one, devices, gain, variation, common.temperature, rng)
@@ -226,12 +227,12 @@ class ChipMaker:
         """Put a made tile, `siemens` with `readout`, among its neighbours, with the errors of its converters."""
         tile = self.records[part]
         crossbars, target = self.crossbars[tile.node], made[tile.node]
-        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
+        rows, columns = siemens.shape
         at, across = crossbars.block_of(tile), slice(tile.column_start, tile.column_stop)
         row_gain, row_offset = rng.standard_normal((2, rows))
         column_gain, column_offset = rng.standard_normal((2, columns))
         gain = 1.0 + variation.converter_gain * column_gain
-        used = 1e6 * siemens[:rows, :columns] * gain
+        used = 1e6 * siemens * gain
         volts = variation.converter_offset * row_offset * float(crossbars.volts_per_code[at, 0, 0])
         step = crossbars.microamps_per_code[at, 0, across]
         thermal = thermal_noise(conductance[:, :columns].sum(axis=(0, 2)), celsius, variation.noise_bandwidth)
@@ -239,9 +240,13 @@ class ChipMaker:
         target.offset[at, 0, across] = volts @ used + variation.converter_offset * column_offset * step
         target.noise[at, 0, across] = np.hypot(1e6 * readout * thermal * gain, variation.converter_noise * step)
 
+    def _used(self, part: int) -> tuple[int, int]:
+        """Rows and columns of a tile that hold a part of a matrix."""
+        tile = self.records[part]
+        return tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
 
-def _alike(parts: Sequence[int], wires: Sequence[Wires]) -> Iterator[list[int]]:
-    """Parts whose tiles can be solved together: neighbours with the same wires, a bounded number."""
-    for _, group in groupby(parts, key=lambda part: id(wires[part])):
-        while together := list(islice(group, TOGETHER)):
-            yield together
+    def _alike(self, parts: Sequence[int]) -> Iterator[list[int]]:
+        """Parts whose tiles can be solved together: neighbours with the same wires and use, a bounded number."""
+        for _, group in groupby(parts, key=lambda part: (id(self.wires[part]), self._used(part))):
+            while together := list(islice(group, TOGETHER)):
+                yield together

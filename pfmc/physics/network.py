@@ -62,19 +62,24 @@ class Wires:
 
 
 class _Block(NamedTuple):
-    """A block's rows and columns (from, to), and whether its right and top wire ends are among its ports."""
+    """A block's rows and columns (from, to), and how many of its wire ends on each side are among its ports.
+
+    On the left these are the last rows, at the bottom the first columns; at the top and on the right all or none.
+    """
 
     y0: int
     y1: int
     x0: int
     x1: int
-    right: bool
-    top: bool
+    left: int
+    bottom: int
+    top: int
+    right: int
 
 
 def transfer_matrix(
-    conductance: Float[np.ndarray, "*batch rows columns"], wires: Wires
-) -> Float[np.ndarray, "*batch rows columns"]:
+    conductance: Float[np.ndarray, "*batch rows columns"], wires: Wires, used: tuple[int, int] | None = None
+) -> Float[np.ndarray, "*batch used_rows used_columns"]:
     """Current into column j's sense node per volt on row i, in siemens; all other rows at 0 V.
 
     With voltages v (rows,) on the drivers the column currents are v @ transfer_matrix(…). Leading axes are tiles of the
@@ -83,6 +88,8 @@ def transfer_matrix(
     Args:
         conductance: siemens, ≥ 0; zero is an absent device.
         wires: the resistances around the devices.
+        used: how many of the first rows and columns are wanted, if not all. The others count as they do anyway, the
+            rows at 0 V, the columns at a virtual ground; what they have to do with each other is not worked out.
 
     Raises:
         UsageError: a conductance is negative or not finite, the array is empty, or the wires do not fit it.
@@ -90,15 +97,18 @@ def transfer_matrix(
     from pfmc.physics.network_blocks import reduce  # noqa: PLC0415  imports Numba
 
     _check(conductance)
-    W = np.empty(conductance.shape)
-    out = W.reshape(-1, *conductance.shape[-2:])
-    steps = _steps(*out.shape[1:], wires.double_ended)
+    *batch, rows, columns = conductance.shape
+    if used is None:
+        used = rows, columns
+    W = np.empty((*batch, *used))
+    out = W.reshape(-1, *used)
+    steps = _steps(rows, columns, wires.double_ended, used)
     for tile, cells in enumerate(_tiles(conductance, wires)):
         if wires.double_ended or len(steps) == 1:
-            out[tile] = _close(reduce(cells, steps, False)[0][0], cells[1], wires)[0]
+            out[tile] = _close(reduce(cells, steps, False)[0][0], cells[1], wires, used)[0]
         else:
             (A, B), _ = reduce(cells, steps[:-1], False)
-            out[tile] = _last_join(A, B, *out.shape[1:])
+            out[tile] = _last_join(A, B, rows, columns, used)
     return W
 
 
@@ -122,10 +132,11 @@ def transfer_adjoint(
     _check(conductance)
     g_bar = np.empty(conductance.shape)
     out, W_bar = (array.reshape(-1, *conductance.shape[-2:]) for array in (g_bar, gradient))
-    steps = _steps(*conductance.shape[-2:], wires.double_ended)
+    whole = conductance.shape[-2], conductance.shape[-1]
+    steps = _steps(*whole, wires.double_ended, whole)
     for tile, cells in enumerate(_tiles(conductance, wires)):
         (H,), parts = reduce(cells, steps, True)
-        _, inputs, outputs = _close(H, cells[1], wires)
+        _, inputs, outputs = _close(H, cells[1], wires, whole)
         H_bar = outputs.T @ W_bar[tile].T @ inputs.T
         _spread(0.5 * (H_bar + H_bar.T), cells, steps, parts, out[tile, ::-1])
     return g_bar
@@ -169,30 +180,32 @@ def _tiles(conductance: Array, wires: Wires) -> Iterator[Array]:
 
 
 @lru_cache(maxsize=64)
-def _steps(rows: int, columns: int, right: bool) -> Array:
+def _steps(rows: int, columns: int, right: bool, used: tuple[int, int]) -> Array:
     """What `reduce` does one after another for a tile that is open at the top."""
     from pfmc.physics.network_blocks import SIDE  # noqa: PLC0415  imports Numba
 
-    return np.array(list(_nested(_Block(0, rows, 0, columns, right, False), SIDE)))
+    return np.array(list(_nested(_Block(0, rows, 0, columns, *used, 0, rows * right), SIDE)))
 
 
 def _nested(block: _Block, side: int) -> Iterator[tuple[int, ...]]:
     """The steps for a block: those for its halves across the longer side and their join, or one for a small block."""
-    y0, y1, x0, x1, right, top = block
+    y0, y1, x0, x1, left, bottom, top, right = block
     m, n = y1 - y0, x1 - x0
     if max(m, n) <= side:
-        yield 0, *block, *[0] * 10
+        yield 0, *block, *[0] * 8
         return
     horizontal = n >= m
     if horizontal:
-        cut = x0 + n // 2
-        a, b = _Block(y0, y1, x0, cut, True, top), _Block(y0, y1, cut, x1, right, top)
+        cut, tops = x0 + n // 2, n // 2 * (top > 0)
+        a = _Block(y0, y1, x0, cut, left, min(bottom, n // 2), tops, m)
+        b = _Block(y0, y1, cut, x1, m, bottom - a.bottom, top - tops, right)
     else:
-        cut = y0 + m - m // 2
-        a, b = _Block(cut, y1, x0, x1, right, True), _Block(y0, cut, x0, x1, right, top)
+        cut, rights = y0 + m - m // 2, m // 2 * (right > 0)
+        a = _Block(cut, y1, x0, x1, min(left, m // 2), bottom, n, rights)
+        b = _Block(y0, cut, x0, x1, left - a.left, n, top, right - rights)
     yield from _nested(a, side)
     yield from _nested(b, side)
-    yield 1, min(m, n), m * (1 + right) + n * (1 + top), *_runs(a, b, horizontal)
+    yield 1, min(m, n), left + bottom + top + right, *_runs(a, b, horizontal)
 
 
 def _runs(a: _Block, b: _Block, horizontal: bool) -> tuple[int, ...]:
@@ -201,54 +214,53 @@ def _runs(a: _Block, b: _Block, horizontal: bool) -> tuple[int, ...]:
     The whole has left + bottom of a, bottom of b, top of a, top of b + right; or, stacked, left of b, left of a +
     bottom, top + right of b, right of a.
     """
-    a_m, a_n, b_m, b_n = a.y1 - a.y0, a.x1 - a.x0, b.y1 - b.y0, b.x1 - b.x0
-    near, rest = a_m + a_n, b_n * b.top + b_m * b.right
+    near, rest = a.left + a.bottom, b.top + b.right
     if horizontal:
-        tops = a_n * a.top
-        first = near + tops, 0, 0, near, near, near + b_n, tops
-        return *first, 0, b_m, near, b_n, b_m + b_n, near + b_n + tops, rest
-    first = near, 0, b_m, near, near + a_n, b_m + near + rest, a_m * a.right
-    return *first, b_m, 0, 0, b_m, b_m + b_n, b_m + near, rest
+        first = near + a.top, 0, 0, near, near, near + b.bottom, a.top
+        return *first, 0, b.left, near, b.bottom, b.left + b.bottom, near + b.bottom + a.top, rest
+    first = near, 0, b.left, near, near + a.top, b.left + near + rest, a.right
+    return *first, b.left, 0, 0, b.left, b.left + b.bottom, b.left + near, rest
 
 
-def _last_join(A: Array, B: Array, rows: int, columns: int) -> Array:
+def _last_join(A: Array, B: Array, rows: int, columns: int, used: tuple[int, int]) -> Array:
     """Transfer matrix of a single-ended tile that is made of A and B: only what leads from left to bottom is joined."""
     if columns >= rows:
-        n = columns // 2
-        far, near, bottom = slice(rows + n, None), slice(rows), slice(rows, rows + n)
+        m, n = used[0], min(used[1], columns // 2)
+        far, near, bottom = slice(m + n, None), slice(rows), slice(m, m + n)
         loop = np.eye(rows) - A[far, far] @ B[near, near]
-        v = np.linalg.solve(loop, A[far, :rows])
-        W = np.concatenate([A[bottom, :rows] + A[bottom, far] @ (B[near, near] @ v), B[rows:, near] @ v])
+        v = np.linalg.solve(loop, A[far, :m])
+        W = np.concatenate([A[bottom, :m] + A[bottom, far] @ (B[near, near] @ v), B[rows:, near] @ v])
     else:
-        m = rows // 2
-        far, near, bottom = slice(m + columns, None), slice(rows - m, None), slice(m, m + columns)
+        m, n = min(used[0], rows // 2), used[1]
+        above = used[0] - m
+        far, near, bottom = slice(m + n, None), slice(above, None), slice(m, m + n)
         loop = np.eye(columns) - A[far, far] @ B[near, near]
-        v = np.linalg.solve(loop, np.concatenate([A[far, far] @ B[near, : rows - m], A[far, :m]], axis=1))
+        v = np.linalg.solve(loop, np.concatenate([A[far, far] @ B[near, :above], A[far, :m]], axis=1))
         i = B[near, near] @ v
-        i[:, : rows - m] += B[near, : rows - m]
+        i[:, :above] += B[near, :above]
         W = A[bottom, far] @ i
-        W[:, rows - m :] += A[bottom, :m]
+        W[:, above:] += A[bottom, :m]
     return -W[:, ::-1].T
 
 
-def _close(H: Array, row: Array, wires: Wires) -> tuple[Array, Array, Array]:
+def _close(H: Array, row: Array, wires: Wires, used: tuple[int, int]) -> tuple[Array, Array, Array]:
     """Transfer matrix; every port's input per source voltage; every sense current per output of a port.
 
     The ports of H are left, bottom and, if the rows are double-ended, right.
     """
-    rows, columns = row.shape
-    sources = np.eye(rows)[::-1]
+    rows, columns = used
     left, bottom, right = slice(rows), slice(rows, rows + columns), slice(rows + columns, None)
     inputs, outputs = np.zeros((len(H), rows)), np.zeros((columns, len(H)))
-    inputs[left] = sources
+    inputs[left] = np.eye(rows)[::-1]
     outputs[:, bottom] = -np.eye(columns)
     W = -H[bottom, left][:, ::-1]
     if wires.double_ended:
-        behind = row[:, -1] + wires.driver * (columns > 1)
+        behind = row[:, -1] + wires.driver * (row.shape[1] > 1)
         # A row without any resistance: the second source brings no current, whatever is put before it.
         behind[behind + row.sum(axis=1) == 0] = 1.0
         loop = H[right, right] - np.diag(behind)
-        inputs[right] = np.linalg.solve(loop, sources - H[right, left] @ sources)
+        sources = np.eye(len(row))[::-1, :rows]
+        inputs[right] = np.linalg.solve(loop, sources - H[right, left] @ inputs[left])
         outputs[:, right] = np.linalg.solve(loop, H[right, bottom]).T
         W = W - H[bottom, right] @ inputs[right]
     return W.T, inputs, outputs
@@ -287,7 +299,7 @@ def _spread(bar: Array, cells: Array, steps: Array, parts: list[Array], g_bar: A
     for step in steps[::-1]:
         whole = bars.pop()
         if step[0] == 0:
-            block_gradient(cells, step[1:7], whole, g_bar)
+            block_gradient(cells, step[1:9], whole, g_bar)
             continue
         B, A, first, second = parts.pop(), parts.pop(), step[3:10], step[10:]
         _, inputs_b, Y, v_a, v_b, i_a = eliminate(A, B, step[1], first, second)

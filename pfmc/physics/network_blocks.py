@@ -152,16 +152,17 @@ def _inserted(cells, blocks, keep):
     """H, D and factor (see `_insert`) of up to LANES blocks, and how many columns they have, filled up.
 
     Args:
-        blocks: of each block its first row, end row, first and end column, `right`, `top`.
+        blocks: of each block its first row, end row, first and end column, and how many of its ends on the left, at
+            the bottom, at the top and on the right are ports.
         keep: whether D and factor are wanted.
     """
     rows, columns = 0, 0
-    for y0, y1, x0, x1, _, _ in blocks:
+    for y0, y1, x0, x1 in blocks[:, :4]:
         rows, columns = max(rows, y1 - y0), max(columns, x1 - x0)
     columns = -(-columns // GROUP) * GROUP
     block = np.zeros((3, rows, columns, LANES))
     for lane in range(len(blocks)):
-        y0, y1, x0, x1, _, _ = blocks[lane]
+        y0, y1, x0, x1 = blocks[lane, :4]
         for kind in range(3):
             for i in range(y0, y1):
                 for j in range(x0, x1):
@@ -175,18 +176,17 @@ def _inserted(cells, blocks, keep):
 @_compiled
 @no_type_check
 def _order(block, columns):
-    """Where a block's ports left, bottom and, if wanted, top and right are in the order of `_insert`."""
-    y0, y1, x0, x1, right, top = block
-    m, n = y1 - y0, x1 - x0
-    order = np.empty(m * (1 + right) + n * (1 + top), np.int64)
-    for i in range(m):
-        order[i] = 2 * (columns + m - 1 - i)
-        if right:
-            order[len(order) - m + i] = order[i] + 1
-    for j in range(n):
-        order[m + j] = j
-        if top:
-            order[m + n + j] = columns + j
+    """Where a block's ports left, bottom, top and right are in the order of `_insert`."""
+    left, bottom, top, right = block[4:]
+    order = np.empty(left + bottom + top + right, np.int64)
+    for i in range(left):
+        order[i] = 2 * (columns + left - 1 - i)
+    for j in range(bottom):
+        order[left + j] = j
+    for j in range(top):
+        order[left + bottom + j] = columns + j
+    for i in range(right):
+        order[left + bottom + top + i] = 2 * (columns + right - 1 - i) + 1
     return order
 
 
@@ -214,7 +214,7 @@ def block_gradient(cells, block, bar, out):
     """Write the gradient with respect to the conductances, given that, symmetric, of a block's matrix, into `out`."""
     _, D, factor, columns = _inserted(cells, block.reshape(1, -1), True)
     order = _order(block, columns)
-    y0, y1, x0, x1, _, _ = block
+    y0, y1, x0, x1 = block[:4]
     rows = y1 - y0
     bars, d, w = np.zeros((PORTS, PORTS)), np.empty(PORTS), np.empty(PORTS)
     for p in range(len(order)):
@@ -323,10 +323,10 @@ def reduce(cells, steps, keep):
 
     Args:
         cells: conductances, row and column segments (3, rows, columns), rows counted from the top.
-        steps: one after another, of a small block 0, its first row, end row, first and end column, `right`, `top`;
-            of a join of the last two matrices 1, the shared ports, all ports, `first` and `second` of `eliminate`.
+        steps: one after another, of a small block 0 and what `_inserted` says; of a join of the last two
+            matrices 1, the shared ports, all ports, `first` and `second` of `eliminate`.
     """
-    blocks = steps[steps[:, 0] == 0, 1:7]
+    blocks = steps[steps[:, 0] == 0, 1:9]
     done, parts, ready, begun = [np.empty((0, 0))], [np.empty((0, 0))], [np.empty((0, 0))], 0
     for step in steps:
         if step[0] == 0:
