@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pfmc.backend import TileAsBuilt
 from pfmc.bundle import Manifest, modified_files, read_manifest, read_tiles
 from pfmc.check.compare import compare
 from pfmc.check.monte_carlo import Fabrication, MonteCarlo, monte_carlo
@@ -20,7 +19,6 @@ from pfmc.errors import ArtifactError, DataError, ImportModelError, UsageError, 
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.observer import Observer
 from pfmc.registry import load_backend
-from pfmc.technology.kinds import crossbars
 
 
 @dataclass(frozen=True)
@@ -116,17 +114,15 @@ def _made_chips(
 ) -> MonteCarlo:
     """What chips compute that are drawn from the technology's variation."""
     runs = options.monte_carlo or 0
-    technology = crossbars(manifest.technology, "Monte Carlo")
-    records = read_tiles(manifest.path_of(folder, "tiles"))
+    technology, records = manifest.technology, read_tiles(manifest.path_of(folder, "tiles"))
     reading = observer.stage("reading the masks again", len(records))
     host = manifest.path_of(folder, "host")
     values = load_values(manifest.path_of(folder, "input-values"), Runtime(manifest.path_of(folder, "model")).inputs)
-    read = load_backend(manifest.backend).read(folder, technology, records, reading)
     fabrication = Fabrication.of(
         technology,
         host,
         records,
-        (tile for tile in read if isinstance(tile, TileAsBuilt)),
+        load_backend(manifest.backend).read(folder, technology, records, reading),
         values,
         seed=options.seed,
         trim=options.trim,

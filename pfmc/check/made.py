@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -24,8 +25,9 @@ from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.taps import tap
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires
-from pfmc.physics.variation import TemperatureLaw, Variation, draw_chip, thermal_noise
+from pfmc.physics.variation import EFFECTS, TemperatureLaw, Variation, draw_chip, thermal_noise
 from pfmc.primitives.variation import DrawnTile, made_wires, readout_gain, temperature_law
+from pfmc.technology.kinds import AnyTechnology
 from pfmc.technology.schema import Technology
 
 PERIOD = 251  # vectors after which the noise of a reading comes again; a prime, so that it falls on other places
@@ -69,7 +71,7 @@ class MadeModel:
 
     @classmethod
     def of(
-        cls, host: Path, tiles: Sequence[TileRecord], technology: Technology, *, ideal_converters: bool
+        cls, host: Path, tiles: Sequence[TileRecord], technology: AnyTechnology, *, ideal_converters: bool
     ) -> tuple[MadeModel, Runtime]:
         """The model, and one that gives what each contraction reads, its outputs in the order of the contractions.
 
@@ -138,6 +140,34 @@ def _runtime(model: ModelProto) -> Runtime:
         return Runtime(path, threads=1)  # for chips run beside each other
 
 
+class Maker(Protocol):
+    """Makes chips, or blocks of glass, each with errors of its own.
+
+    Attributes:
+        seed: chip number k is always the same, whatever else is made.
+        effects: names of what can be off, and the fields of a variation that belong to each.
+    """
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+    @property
+    def effects(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
+
+    @property
+    def still(self) -> Any:
+        """The variation in which nothing differs."""
+        ...
+
+    def generator(self, chip: int, part: int) -> np.random.Generator:
+        """The generator of a part of a chip: that of tile ``part``, or of what is no tile where it is negative."""
+        ...
+
+    def chip(self, number: int, variation: Any, node: str | None = None) -> dict[str, MadeCrossbars]:
+        """What chip ``number`` computes, by contraction; only the one of name ``node`` where there is one."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ChipMaker:
     """Makes chips: draws what differs, and solves the network of every tile.
@@ -157,6 +187,7 @@ class ChipMaker:
     wires: Sequence[Wires]
     law: TemperatureLaw
     seed: int
+    effects: ClassVar[Mapping[str, tuple[str, ...]]] = EFFECTS
 
     @classmethod
     def of(

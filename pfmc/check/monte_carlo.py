@@ -8,19 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pfmc.backend import Progress, TileAsBuilt
+from pfmc.backend import AsBuilt, Progress, TileAsBuilt, VolumeAsBuilt
 from pfmc.bundle import TileRecord
 from pfmc.check.compare import Comparison, compare
-from pfmc.check.made import ChipMaker, MadeCrossbars, MadeModel
+from pfmc.check.functions import Crossbars
+from pfmc.check.made import ChipMaker, MadeCrossbars, MadeModel, Maker
+from pfmc.check.made_glass import GlassMaker, glass_variation
 from pfmc.check.trim import Trim, measured_vectors
 from pfmc.data import Dataset
-from pfmc.physics.variation import EFFECTS, Variation
 from pfmc.primitives.variation import technology_variation
-from pfmc.technology.schema import Technology
+from pfmc.technology.glass import GlassTechnology
+from pfmc.technology.kinds import AnyTechnology
 
 BLAME_SHARE = 50  # one in so many chips is also made with one effect, and with one contraction, at a time
 BLAME_SAMPLES = 64  # that those are run on
@@ -108,19 +111,19 @@ class Fabrication:
         trim: None: chips are used as they are made.
     """
 
-    maker: ChipMaker
+    maker: Maker
     model: MadeModel
-    variation: Variation
+    variation: Any
     drawn: Mapping[str, MadeCrossbars]
     trim: Trim | None
 
     @classmethod
     def of(
         cls,
-        technology: Technology,
+        technology: AnyTechnology,
         host: Path,
         records: Sequence[TileRecord],
-        built: Iterable[TileAsBuilt],
+        built: Iterable[AsBuilt],
         calibration: Dataset,
         *,
         seed: int,
@@ -144,9 +147,8 @@ class Fabrication:
             VerifyError: if tiles and host do not belong together.
         """
         model, read = MadeModel.of(host, records, technology, ideal_converters=ideal_converters)
-        maker = ChipMaker.of(technology, model.crossbars, records, built, seed=seed, ideal_wires=ideal_wires)
+        maker, variation = _maker(technology, model.crossbars, records, built, seed=seed, ideal_wires=ideal_wires)
         drawn = maker.chip(0, maker.still)
-        variation = technology_variation(technology)
         if ideal_converters:
             variation = replace(variation, converter_gain=0.0, converter_offset=0.0, converter_noise=0.0)
         if not trim:
@@ -159,7 +161,7 @@ class Fabrication:
     def compared(
         self,
         number: int,
-        variation: Variation,
+        variation: Any,
         dataset: Dataset,
         reference: Mapping[str, np.ndarray],
         node: str | None = None,
@@ -176,6 +178,24 @@ class Fabrication:
         if self.trim is not None:
             chip = self.trim.trimmed(chip, rng)
         return compare(reference, self.model.run(chip, dataset, rng), dataset.labels)
+
+
+def _maker(
+    technology: AnyTechnology,
+    crossbars: Mapping[str, Crossbars],
+    records: Sequence[TileRecord],
+    built: Iterable[AsBuilt],
+    *,
+    seed: int,
+    ideal_wires: bool,
+) -> tuple[Maker, Any]:
+    """Who makes chips of a technology, and how much they differ."""
+    if isinstance(technology, GlassTechnology):
+        volumes = [volume for volume in built if isinstance(volume, VolumeAsBuilt)]
+        return GlassMaker(technology, crossbars, records, volumes, seed), glass_variation(technology)
+    tiles = (tile for tile in built if isinstance(tile, TileAsBuilt))
+    maker = ChipMaker.of(technology, crossbars, records, tiles, seed=seed, ideal_wires=ideal_wires)
+    return maker, technology_variation(technology)
 
 
 def monte_carlo(
@@ -206,7 +226,7 @@ def monte_carlo(
         errors = {name: _largest_error(fabrication.judged(number, one, few, wanted)) for name, one in alone.items()}
         return fabrication.judged(number, made, dataset, reference), errors
 
-    def with_effect(variation: Variation, number: int) -> float | None:
+    def with_effect(variation: Any, number: int) -> float | None:
         return _largest_error(fabrication.compared(number, variation, few, wanted))
 
     comparisons, by_contraction = [], []
@@ -253,11 +273,12 @@ def monte_carlo(
     )
 
 
-def _one_at_a_time(fabrication: Fabrication) -> dict[str, Variation]:
+def _one_at_a_time(fabrication: Fabrication) -> dict[str, Any]:
     """By effect, what chips vary in if nothing else does."""
     still, whole = fabrication.maker.still, fabrication.variation
     return {
-        effect: replace(still, **{name: getattr(whole, name) for name in names}) for effect, names in EFFECTS.items()
+        effect: replace(still, **{name: getattr(whole, name) for name in names})
+        for effect, names in fabrication.maker.effects.items()
     }
 
 

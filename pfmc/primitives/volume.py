@@ -151,12 +151,18 @@ class DiffractiveVolume:
             steps=math.ceil(self.layer / JUDGE_STEP),
             padding=JUDGE_RIM,
         )
+        return self.light(index_change, volume, rows, columns)
+
+    def light(
+        self, index_change: Float[np.ndarray, "layers y x"], volume: Volume, rows: int, columns: int
+    ) -> Complex[np.ndarray, "rows columns"]:
+        """The same in a volume as finely computed as is said; its voxels may be smaller than the writer's."""
         inputs, outputs = (
             gaussian_modes(self.ports(count), self.port_waist, volume.grid).astype(np.complex64)
             for count in (rows, columns)
         )
         light = transfer_matrix(index_change.astype(np.float32), inputs, outputs, volume)
-        return np.asarray(self.lost(layers) * light.T, dtype=np.complex128)
+        return np.asarray(self.lost(volume.layers) * light.T, dtype=np.complex128)
 
     def construct(self, block: Float[np.ndarray, "m n"], rng: np.random.Generator, wanted: float) -> Written:
         """Voxels whose light computes a block: the real part of the transfer matrix is gain · block.
