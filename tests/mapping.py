@@ -19,6 +19,7 @@ from pfmc.check.lift import host_model
 from pfmc.data import Dataset
 from pfmc.frontend.counts import Counts, count
 from pfmc.frontend.importer import ImportedModel, import_model
+from pfmc.ir.graph import Graph
 from pfmc.passmanager import Context
 from pfmc.technology.loader import load
 
@@ -32,7 +33,7 @@ def imported_as_it_is(made: onnx.ModelProto, folder: Path) -> ImportedModel:
 
 
 def computed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], *, literally: bool = False) -> np.ndarray:
-    """The first output, by ONNX Runtime; ``literally``, without its optimisations, of which some round more coarsely."""
+    """The first output, by ONNX Runtime; ``literally``: without its optimisations, some of which round coarsely."""
     options = ort.SessionOptions()
     if literally:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -40,11 +41,17 @@ def computed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], *, litera
     return np.asarray(session.run(None, dict(inputs))[0])
 
 
+def folded(graph: Graph) -> Graph:
+    """The graph in the form that is mapped."""
+    context = Context(load("generic"), lambda _: iter(()), "made")
+    result = Fold().run(Normalise().run(graph, context), context)
+    result.verify()
+    return result
+
+
 def fabricated(imported: ImportedModel, folder: Path) -> onnx.ModelProto:
     """The as-fabricated model."""
-    context = Context(load("generic"), lambda _: iter(()), "made")
-    graph = Fold().run(Normalise().run(imported.graph, context), context)
-    graph.verify()
+    graph = folded(imported.graph)
     mapped = [node for node in graph.matrices() if node.matrix.weight.take(np.arange(node.matrix.weight.size)).any()]
     return fabricated_exactly(folder, host_model(imported.folded, graph, {node.name for node in mapped}), mapped)
 

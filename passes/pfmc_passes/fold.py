@@ -1,11 +1,13 @@
-"""fold: a constant scale or shift behind a contraction becomes part of its weights and bias."""
+"""fold: a constant scale or shift beside a contraction becomes part of its weights and bias."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import Affine, Graph, MatrixVector, Node
@@ -14,10 +16,16 @@ from pfmc.passmanager import Context, Pass
 
 @dataclass(frozen=True)
 class Fold(Pass[Graph, Graph]):
-    """Compute (x · W + b) · g + h as x · (W g) + (b g + h): one step less on the host, the columns better used.
+    """Compute (x · W + b) · g + h as x · (W g) + (b g + h), and (x · g + h) · W + b as x · (g W) + (h · W + b).
 
-    Only where nobody else reads what lies between, and g and h have one entry, or one per column.
+    It is a step less on the host, and the columns are better used. Only where nobody else reads what lies between, and
+    g and h have one entry, or one per column or row. Where a window reaches over the edge, it sees zeros, not h.
+
+    Attributes:
+        front: fold what stands in front too; the range of the inputs is then that without g.
     """
+
+    front: bool = True
 
     name: ClassVar[str] = "fold"
     takes: ClassVar[type[Graph]] = Graph
@@ -41,7 +49,8 @@ class Fold(Pass[Graph, Graph]):
             if isinstance(node, MatrixVector):
                 made_at[node.output] = len(nodes)
             nodes.append(node)
-        return replace(source, nodes=tuple(nodes))
+        behind = replace(source, nodes=tuple(nodes))
+        return _folded_in_front(behind) if self.front else behind
 
     def ensures(self, source: Graph, result: Graph) -> None:
         """No contraction may be lost."""
@@ -72,3 +81,48 @@ def _folded(contraction: MatrixVector, affine: Affine) -> MatrixVector:
     return replace(
         contraction, output=affine.output, matrix=matrix, bias=bias, replaces=(*contraction.replaces, affine.name)
     )
+
+
+def _folded_in_front(graph: Graph) -> Graph:
+    """Fold what stands in front of contractions, the last of a chain first. The host drops what nobody reads."""
+    nodes = list(graph.nodes)
+    for affine in reversed([node for node in nodes if isinstance(node, Affine)]):
+        if affine.output in graph.outputs:
+            continue
+        places = [i for i, node in enumerate(nodes) if affine.output in node.inputs]
+        folded = [_behind(nodes[i], affine, graph) for i in places]
+        if places and None not in folded:
+            for i, node in zip(places, folded, strict=True):
+                if node is not None:
+                    nodes[i] = node
+            nodes.remove(affine)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _behind(node: Node, affine: Affine, graph: Graph) -> MatrixVector | None:
+    """A contraction that does what stands in front of it too, or None."""
+    if not isinstance(node, MatrixVector):
+        return None
+    shape = graph.shapes.get(affine.input)
+    sizes = {v.size for v in (affine.gain, affine.offset) if v is not None}
+    windows, taps = node.windows, 1
+    if windows is not None:
+        taps = math.prod(windows.kernel)
+        if affine.offset is not None and (any(windows.pads_begin) or any(windows.pads_end)):
+            return None
+    axes = {-1, len(shape or ()) - 1} if windows is None else {1, -1 - len(windows.kernel)}
+    if sizes != {1} and not (shape is not None and affine.axis in axes and sizes <= {1, node.matrix.rows // taps}):
+        return None
+    matrix, bias = node.matrix, node.bias
+    if affine.offset is not None:
+        shift = matrix.through(_per_row(affine.offset, taps, matrix.rows))
+        bias = shift if bias is None else bias + shift
+    if affine.gain is not None:
+        gain = _per_row(affine.gain, taps, matrix.rows)
+        matrix = replace(matrix, row_gain=gain if matrix.row_gain is None else matrix.row_gain * gain)
+    return replace(node, input=affine.input, matrix=matrix, bias=bias)
+
+
+def _per_row(values: Float[np.ndarray, " channels"], taps: int, rows: int) -> Float[np.ndarray, " rows"]:
+    """One number per channel, or for all, as one per row: each channel has ``taps`` of them."""
+    return np.broadcast_to(values if values.size == 1 else np.repeat(values, taps), rows)

@@ -76,8 +76,8 @@ def _shared(graph: Graph) -> Graph:
 
 def _identity(matrix: Matrix) -> object:
     """What two matrices have in common if they are the same."""
-    gain = None if matrix.gain is None else matrix.gain.tobytes()
-    return matrix.weight, matrix.transposed, matrix.groups, gain
+    gains = (None if gain is None else gain.tobytes() for gain in (matrix.gain, matrix.row_gain))
+    return matrix.weight, matrix.transposed, matrix.groups, *gains
 
 
 def _blocks(node: MatrixVector, rows: int, columns: int) -> Iterator[tuple[range, range]]:

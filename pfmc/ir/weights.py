@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from pfmc.errors import printable
 
+PART: Final = 1024  # rows and columns of a matrix looked at at a time
 _PACKED_BITS: Final = {
     "int2": 2,
     "uint2": 2,
@@ -180,12 +181,14 @@ class Matrix:
         transposed: whether the weight is stored outputs first.
         groups: the matrix is block-diagonal with this many blocks (a grouped convolution); only with ``transposed``.
         gain: factor per column, or None: a scale folded into the weights.
+        row_gain: factor per row, likewise.
     """
 
     weight: Weight
     transposed: bool
     groups: int = 1
     gain: Float[np.ndarray, " columns"] | None = None
+    row_gain: Float[np.ndarray, " rows"] | None = None
 
     @property
     def rows(self) -> int:
@@ -210,7 +213,18 @@ class Matrix:
             part = self.weight.take(row[:, None] * self.columns + column)
         if self.gain is not None:
             part = part * self.gain[columns.start : columns.stop]
+        if self.row_gain is not None:
+            part = part * self.row_gain[rows.start : rows.stop, None]
         return part
+
+    def through(self, vector: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " columns"]:
+        """The product of a vector and the matrix, part by part."""
+        product = np.zeros(self.columns)
+        for row in range(0, self.rows, PART):
+            for column in range(0, self.columns, PART):
+                rows, columns = range(row, min(row + PART, self.rows)), range(column, min(column + PART, self.columns))
+                product[column : columns.stop] += vector[row : rows.stop] @ self.block(rows, columns)
+        return product
 
     def _grouped_block(
         self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
@@ -231,4 +245,6 @@ class Matrix:
             parts.append(f"groups={self.groups}")
         if self.gain is not None:
             parts.append("gain")
+        if self.row_gain is not None:
+            parts.append("row gain")
         return " ".join(parts)
