@@ -104,6 +104,14 @@ class Volume:
         return (self.layers, self.rows, self.columns)
 
 
+def steps_needed(volume: Volume, index_change: float, aperture: float) -> int:
+    """Fewest steps per layer: kicks and drifts stay small, see ``check_validity``."""
+    wavenumber, sine = volume.grid.wavenumber, min(1.0, aperture / volume.index)
+    kick = wavenumber * index_change / volume.index * volume.layer / LARGEST_KICK
+    drift = wavenumber * (1 - math.sqrt(1 - sine**2)) * volume.layer / LARGEST_DRIFT
+    return max(1, math.ceil(max(kick, drift) - 1e-9))
+
+
 def check_validity(volume: Volume, index_change: float, aperture: float) -> None:
     """Refuse what the propagation cannot compute to about 1 %.
 
@@ -135,13 +143,9 @@ def check_validity(volume: Volume, index_change: float, aperture: float) -> None
             "volume",
             f"reflections are not computed: keep it under {LARGEST_CHANGE * volume.index:.3g}",
         )
-    wavenumber = volume.grid.wavenumber
-    kick = wavenumber * index_change / volume.index * volume.layer / LARGEST_KICK
-    drift = wavenumber * (1 - math.sqrt(1 - sine**2)) * volume.layer / LARGEST_DRIFT
-    if max(kick, drift) > volume.steps:
-        raise UsageError(
-            f"{volume.steps} steps for a layer of {volume.layer:.3g} m", "volume", f"give {math.ceil(max(kick, drift))}"
-        )
+    needed = steps_needed(volume, index_change, aperture)
+    if needed > volume.steps:
+        raise UsageError(f"{volume.steps} steps for a layer of {volume.layer:.3g} m", "volume", f"give {needed}")
 
 
 def sampled_index(

@@ -12,13 +12,13 @@ from jaxtyping import Complex, Float, UInt8
 
 from pfmc.physics.construction import Ports, construct
 from pfmc.physics.diffraction import gaussian_modes, spot_centres
-from pfmc.physics.volume import Volume, check_validity, transfer_matrix
+from pfmc.physics.volume import Volume, check_validity, steps_needed, transfer_matrix
 from pfmc.technology.glass import GlassTechnology
 
 NAME: Final = "diffractive-volume"
 # How finely light is computed: by whoever designs a volume, and more finely by whoever judges it.
 DESIGN_SAMPLES, DESIGN_STEP, DESIGN_RIM = 3, 2.5e-6, 24e-6  # per voxel; metres; metres
-JUDGE_SAMPLES, JUDGE_STEP, JUDGE_RIM = 4, 1.25e-6, 32e-6
+JUDGE_SAMPLES, JUDGE_RIM = 4, 32e-6  # and half as long steps
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,12 @@ class DiffractiveVolume:
             loss=technology.errors.loss.si * math.log(10) / 10,
         )
         volume = primitive.volume(primitive.layers, primitive.voxels)
-        # A voxel's edges send light as steep as half a wavelength per voxel; what is steeper the writing blurs away.
-        aperture = max(
-            primitive.wavelength / (2 * primitive.voxel), primitive.wavelength / (math.pi * light.port_waist.si)
-        )
-        check_validity(volume, abs(primitive.change), aperture)
+        check_validity(volume, abs(primitive.change), primitive.aperture)
         return primitive
 
     def volume(self, layers: int, voxels: int) -> Volume:
         """A volume of this size, as finely computed as a design needs it."""
-        steps = math.ceil(self.layer / DESIGN_STEP)
-        return Volume(
+        volume = Volume(
             layers=layers,
             rows=voxels,
             columns=voxels,
@@ -125,9 +120,18 @@ class DiffractiveVolume:
             index=self.index,
             spread=self.spread,
             samples=DESIGN_SAMPLES,
-            steps=steps,
+            steps=math.ceil(self.layer / DESIGN_STEP),
             padding=DESIGN_RIM,
         )
+        return replace(volume, steps=max(volume.steps, steps_needed(volume, abs(self.change), self.aperture)))
+
+    @property
+    def aperture(self) -> float:
+        """Largest numerical aperture of the light: spots, and voxels beside each other, of half a wavelength each.
+
+        What the edges of voxels would send further the writing blurs away.
+        """
+        return self.wavelength * max(1 / (2 * self.voxel), 1 / (math.pi * self.port_waist))
 
     def ports(self, count: int) -> Float[np.ndarray, "count 2"]:
         """Centres (y, x) of so many inputs, or outputs, from the axis: a grid about as high as wide, row by row."""
@@ -148,7 +152,7 @@ class DiffractiveVolume:
         volume = replace(
             self.volume(layers, voxels),
             samples=JUDGE_SAMPLES,
-            steps=math.ceil(self.layer / JUDGE_STEP),
+            steps=2 * self.volume(layers, voxels).steps,
             padding=JUDGE_RIM,
         )
         return self.light(index_change, volume, rows, columns)
