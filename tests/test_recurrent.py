@@ -13,8 +13,10 @@ import onnxruntime as ort
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mapping import fabricated
 from models import model, saved
 from onnx import helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from pfmc.data import random_dataset
 from pfmc.frontend.counts import count
@@ -103,6 +105,51 @@ def test_the_standard_nodes_compute_what_the_operator_does(
     assert not {node.op_type for node in made.graph.node} & GATES.keys()
     for found, expected in zip(outputs(made, given), wanted, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("kind", sorted(GATES))
+def test_quantised_matrices_are_mapped(kind: str, axis: int | None, tmp_path: Path, rng: np.random.Generator) -> None:
+    """One scale, or one for each position of an axis: what the LSTM of a QDQ model has before it."""
+    gates, size, hidden = GATES[kind], 5, 3
+    stored: dict[str, np.ndarray] = {}
+    nodes = []
+    for name, extent in (("w", size), ("r", hidden)):
+        shape = (2, gates * hidden, extent)
+        scales = () if axis is None else (shape[axis],)
+        stored[f"{name}_q"] = rng.integers(-127, 127, shape).astype(np.int8)
+        stored[f"{name}_scale"] = np.asarray(rng.uniform(0.002, 0.008, scales), np.float32)
+        stored[f"{name}_zero"] = np.asarray(rng.integers(-5, 5, scales), np.int8)
+        inputs = [f"{name}_q", f"{name}_scale", f"{name}_zero"]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [name], axis=1 if axis is None else axis))
+    attributes = {"hidden_size": hidden, "direction": "bidirectional"}
+    nodes.append(helper.make_node(kind, ["x", "w", "r"], ["y"], name="rnn", **attributes))
+    path = saved(model(nodes, {"x": [None, None, size]}, ["y"], stored, opset=17), tmp_path)
+    x = {"x": rng.standard_normal((4, 2, size)).astype(np.float32)}
+    (wanted,) = outputs(onnx.load(path), x)
+    found = import_model(path, tmp_path)
+    assert sum(c.weight.size for c in found.graph.contractions()) == stored["w_q"].size + stored["r_q"].size
+    np.testing.assert_allclose(outputs(fabricated(found, tmp_path), x)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dynamically_quantised_lstm_is_mapped(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Only that its inputs are rounded to 8 bits on the way is gone: the chip's converters do that."""
+    constants = {
+        "w": rng.standard_normal((2, 16, 5)).astype(np.float32),
+        "r": rng.standard_normal((2, 16, 4)).astype(np.float32),
+    }
+    lstm = helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="rnn", hidden_size=4, direction="bidirectional")
+    path = saved(model([lstm], {"x": [None, None, 5]}, ["y"], constants, opset=17), tmp_path)
+    quantize_dynamic(path, tmp_path / "q.onnx", op_types_to_quantize=["LSTM"], weight_type=QuantType.QInt8)
+    quantised = onnx.load(tmp_path / "q.onnx")
+    assert {node.op_type for node in quantised.graph.node} == {"DynamicQuantizeLSTM"}
+    x = {"x": rng.standard_normal((4, 2, 5)).astype(np.float32)}
+    (wanted,), (unquantised,) = outputs(quantised, x), outputs(onnx.load(path), x)
+    (work := tmp_path / "work").mkdir()
+    found = import_model(tmp_path / "q.onnx", work)
+    assert len(found.graph.contractions()) == 3
+    (result,) = outputs(fabricated(found, work), x)
+    assert np.linalg.norm(result - wanted) < np.linalg.norm(unquantised - wanted)
 
 
 @pytest.mark.parametrize("kind", sorted(GATES))

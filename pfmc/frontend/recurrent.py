@@ -6,7 +6,7 @@ It runs none with ``layout`` 1, so there is none here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,42 +43,108 @@ def expand_recurrent(graph: onnx.GraphProto) -> bool:
     The products are called by the node's name followed by ``/W`` and ``/R``.
     """
     names, some = Names(graph), False
-    constants = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    quantised: dict[str, onnx.NodeProto] = {}  # by the value that DequantizeLinear makes of them
     for part in graphs_of(graph):
         nodes: list[onnx.NodeProto] = []
         for node in part.node:
-            if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input):
-                constants[node.output[0]] = constants[node.input[1]][0], constants[node.input[0]][1]
-            if node.op_type in GATES and all(name in constants for name in node.input[1:3]):
-                dtype, shape = constants[node.input[2]]
-                layer = _Layer(node, dtype, shape[0], shape[2], Splice(node.name, names))
-                nodes += layer.expanded()
-                graph.initializer.extend(layer.splice.initializers)
-                some = True
-            else:
+            blocked = any(a.name == "block_size" and a.i for a in node.attribute)
+            stored = all(name in constants for name in node.input if name)
+            if node.op_type == "DequantizeLinear" and stored and not blocked:
+                quantised[node.output[0]] = node
+            splice = Splice(node.name, names)
+            plain = _with_plain_matrices(node, constants, quantised, splice)
+            if plain is None:
                 nodes.append(node)
+            else:
+                nodes += _Layer(plain, splice).expanded()
+                graph.initializer.extend(splice.initializers)
+                some = True
         replace_all(part.node, nodes)
     return some
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A recurrent node whose two matrices are floating-point.
+
+    Attributes:
+        inputs: as the operator of this kind has them; the matrices may be others than the node's.
+        dtype: of its numbers, as ONNX names it.
+        shape: of the recurrent matrices: directions, gates · hidden, hidden.
+    """
+
+    node: onnx.NodeProto
+    kind: str
+    inputs: list[str]
+    dtype: int
+    shape: Sequence[int]
+
+
+def _with_plain_matrices(
+    node: onnx.NodeProto,
+    constants: Mapping[str, onnx.TensorProto],
+    quantised: Mapping[str, onnx.NodeProto],
+    splice: Splice,
+) -> _Plain | None:
+    """A recurrent node whose matrices are constants, else None. What is quantised is made floating-point."""
+    inputs = list(node.input)
+    if node.op_type in GATES and all(name in constants or name in quantised for name in inputs[1:3]):
+        kind, dtype = node.op_type, 0
+        shape: Sequence[int] = ()
+        for i in (1, 2):
+            stored = quantised.get(inputs[i])
+            tensor = constants[stored.input[0] if stored else inputs[i]]
+            dtype, shape = tensor.data_type, list(tensor.dims)
+            if stored:
+                dtype = constants[stored.input[1]].data_type
+                inputs[i] = _dequantised(splice, stored, len(shape), dtype)
+    elif node.op_type == "DynamicQuantizeLSTM" and all(inputs[i] in constants for i in (1, 2, *range(8, 12))):
+        kind, dtype = "LSTM", TensorProto.FLOAT
+        for i in (1, 2):  # stored inputs first; a scale for each direction, or for each of its columns too
+            scale, zero = inputs[6 + 2 * i : 8 + 2 * i]
+            found = _floating(splice, inputs[i], scale, zero, [constants[scale].dims[0], 1, -1], dtype)
+            inputs[i] = splice.add("Transpose", [found], perm=[0, 2, 1])
+        directions, hidden, columns = constants[node.input[2]].dims
+        shape = (directions, columns, hidden)
+    else:
+        return None
+    return _Plain(node, kind, inputs, dtype, shape)
+
+
+def _dequantised(splice: Splice, node: onnx.NodeProto, rank: int, dtype: int) -> str:
+    """What DequantizeLinear makes, of one scale or one for each position of an axis."""
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % rank
+    zero = node.input[2] if len(node.input) > 2 else ""
+    return _floating(splice, node.input[0], node.input[1], zero, [1] * axis + [-1] + [1] * (rank - axis - 1), dtype)
+
+
+def _floating(splice: Splice, stored: str, scale: str, zero: str, shape: list[int], dtype: int) -> str:
+    """(q − zero point) · scale by operators that are folded, with scale and zero point in a shape."""
+    add, broadcast = splice.add, splice.constant("broadcast", shape)
+    value = add("Cast", [stored], to=dtype)
+    if zero:
+        value = add("Sub", [value, add("Cast", [add("Reshape", [zero, broadcast])], to=dtype)])
+    return add("Mul", [value, add("Reshape", [scale, broadcast])])
 
 
 class _Layer:
     """A recurrent node on its way.
 
     Attributes:
-        dtype: of its numbers, as ONNX names it.
         splice: what takes its place.
         lengths: of the sequences, N × 1, or nothing.
     """
 
-    def __init__(self, node: onnx.NodeProto, dtype: int, directions: int, hidden: int, splice: Splice) -> None:
-        self.node, self.dtype, self.directions, self.hidden, self.splice = node, dtype, directions, hidden, splice
-        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self.kind, self.columns = node.op_type, GATES[node.op_type] * hidden
-        self.lengths = ""
+    def __init__(self, plain: _Plain, splice: Splice) -> None:
+        self.node, self.kind, self.inputs, self.dtype = plain.node, plain.kind, plain.inputs, plain.dtype
+        self.directions, self.columns, self.hidden = plain.shape
+        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in plain.node.attribute}
+        self.splice, self.lengths = splice, ""
 
     def given(self, i: int) -> str:
         """Name of an input, or nothing."""
-        return self.node.input[i] if i < len(self.node.input) else ""
+        return self.inputs[i] if i < len(self.inputs) else ""
 
     def one(self, i: int, direction: int) -> str:
         """What an input has for one direction: its first axis is gone."""
