@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -180,3 +185,48 @@ def test_the_page_shows_voxels_and_what_light_makes_of_them(bundle: Bundle, tmp_
 def test_targets_and_technologies_must_agree(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is for target crossbar, not glass"):
         pfmc.compile(small_model(tmp_path), tmp_path / "glass", target="glass", technology="sg13g2")
+
+
+def test_written_blocks_differ_and_their_errors_are_blamed_on_what_causes_them(bundle: Bundle) -> None:
+    found, again = (bundle.verify(monte_carlo=3, seed=4).monte_carlo for _ in range(2))
+    assert found is not None and found == again
+    error, blame = found.outputs["y"].relative_error, found.blame
+    assert blame.drawn is not None and error.mean is not None
+    assert error.mean > 1.5 * blame.drawn and error.sigma is not None and error.sigma > 0
+    assert next(iter(blame.effects)) == "position of layers"
+    assert set(blame.contractions) == {"fc"}
+
+
+def test_better_positions_make_better_blocks(bundle: Bundle, tmp_path: Path) -> None:
+    """The same block, judged by the word of a better writer."""
+    better = copied(bundle, tmp_path)
+    manifest = better.path / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for key in ("layer_position", "voxel_position"):
+        content["technology"]["errors"][key]["value"] /= 10
+    manifest.write_text(json.dumps(content))
+    errors = [
+        made.monte_carlo.outputs["y"].relative_error.mean
+        for made in (bundle.verify(monte_carlo=2), pfmc.open(better.path).verify(monte_carlo=2))
+        if made.monte_carlo is not None
+    ]
+    assert errors[0] is not None and errors[1] is not None and errors[1] < 0.7 * errors[0]
+
+
+def test_an_interrupt_ends_at_once_and_volumes_that_are_finished_are_kept(tmp_path: Path) -> None:
+    """The first volume is finished when the signal comes, the second is not: it is a large one."""
+    technology, model = (
+        small_glass(tmp_path, rows="9", voxels="26", voxels_max="26", layers="15"),
+        small_model(tmp_path),
+    )
+    command = [sys.executable, "-m", "pfmc", "compile", str(model), "-o", str(tmp_path / "glass")]
+    command += ["--target", "glass", "--technology", str(technology), "--workers", "1"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    kept = tmp_path / ".glass.checkpoint"
+    while not list(kept.glob("*.npz")) and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=60)
+    assert stderr.splitlines() == ["pfmc: error: interrupted, nothing was written"]
+    assert running.returncode == 2
+    assert not (tmp_path / "glass").exists() and len(list(kept.glob("*.npz"))) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import ClassVar
 
 import numpy as np
@@ -38,18 +40,26 @@ class Construct(Pass[Netlist, Netlist]):
         progress = context.stage("constructing volumes", len(source.tiles))
         waiting, built = list(source.tiles), list[Tile]()
         # Spawned, not forked: a process that is forked beside threads of a library can hang.
-        with ProcessPoolExecutor(context.workers, get_context("spawn")) as pool:
-            while waiting:
-                jobs = [pool.submit(store.performance, source.block(tile), primitive, wanted) for tile in waiting]
-                too_much: list[Tile] = []
-                for tile, job in zip(waiting, jobs, strict=True):
-                    found = job.result()
-                    if found.error <= wanted:
-                        built.append(replace(tile, scale=found.gain))
-                        progress(1)
-                    else:
-                        too_much += _halves(tile, found)
-                waiting = too_much
+        with ProcessPoolExecutor(context.workers, get_context("spawn"), _ignore_interrupts) as pool:
+            try:
+                while waiting:
+                    jobs = [pool.submit(store.performance, source.block(t), primitive, wanted) for t in waiting]
+                    too_much: list[Tile] = []
+                    for tile, job in zip(waiting, jobs, strict=True):
+                        found = job.result()
+                        if found.error <= wanted:
+                            built.append(replace(tile, scale=found.gain))
+                            progress(1)
+                        else:
+                            too_much += _halves(tile, found)
+                    waiting = too_much
+            except BrokenProcessPool:
+                what = "a process that constructs volumes was ended from outside"
+                raise PassError(what, "pass construct", "fewer --workers need less memory; --resume goes on") from None
+            except BaseException:
+                for child in active_children():  # whoever leaves does not wait for volumes to be finished
+                    child.terminate()
+                raise
         order = {node.name: i for i, (node, _) in enumerate(source.by_node())}
         built.sort(key=lambda tile: (order[tile.node], tile.rows.start, tile.columns.start))
         return replace(source, tiles=tuple(replace(tile, name=f"t{i:05d}") for i, tile in enumerate(built)))
@@ -59,6 +69,11 @@ class Construct(Pass[Netlist, Netlist]):
         for tile in result.tiles:
             if not (np.isfinite(tile.scale) and tile.scale > 0):
                 raise PassError(f"the gain is {tile.scale}", f"tile {tile.name} of node {tile.node}")
+
+
+def _ignore_interrupts() -> None:
+    """In a process of the pool: Ctrl-C reaches all, and the one that began it all decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _halves(tile: Tile, found: Performance) -> list[Tile]:
