@@ -234,6 +234,7 @@ def test_fused_conv(activation: dict[str, object], rng: np.random.Generator, tmp
         (node("Einsum", "x w", "y", equation="ij,kl->ijk"), [4, 4], "summed alone"),
         (node("FusedMatMul", "x w3", "y", domain="com.microsoft", transBatchB=1), [3, 4, 4], "batch is transposed"),
         (node("FusedGemm", "x w", "y", domain="com.microsoft", activation="Softmax"), [4, 4], "activation Softmax"),
+        (node("Conv", "x w3", "y", domain="com.microsoft.nchwc"), [1, 4, 4], "reordered for one processor"),
     ],
 )
 def test_what_is_left_says_why(made: onnx.NodeProto, x: list[int | None] | None, reason: str, tmp_path: Path) -> None:

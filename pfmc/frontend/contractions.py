@@ -295,6 +295,11 @@ def _fused_conv(place: Place) -> None:
     _activation(place, y, place.attributes.get("activation_params", []))
 
 
+def _reordered(place: Place) -> None:
+    if place.input(1) in place.constants:
+        raise Kept("its weights are reordered for one processor: save the model at the extended level of optimisation")
+
+
 def _activation(place: Place, y: str, numbers: Sequence[float]) -> None:
     """The activation behind an operator that ONNX Runtime has fused."""
     kind = place.attributes.get("activation", b"").decode()
@@ -319,4 +324,5 @@ RULES: Final[Mapping[str, Callable[[Place], None]]] = {
     "com.microsoft::TransposeMatMul": _fused_matmul,
     "com.microsoft::FusedGemm": _fused_gemm,
     "com.microsoft::FusedConv": _fused_conv,
+    "com.microsoft.nchwc::Conv": _reordered,
 }

@@ -98,14 +98,18 @@ def _matmul_integer(place: Place) -> None:
 def _linear_conv(place: Place) -> None:
     if place.input(3) not in place.constants or place.input(0) in place.constants:
         return
-    if place.attributes.get("channels_last", 0):
-        raise Kept("its channels are last")
+    last = bool(place.attributes.get("channels_last", 0))
+    axes = len(place.constants.shape(place.input(3))) - 2
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = place.node.input[:8]
     values = [_dequantised(place, x, x_scale, x_zero, 1), _dequantised(place, w, w_scale, w_zero, 0)]
     _weight_is_known(place, values[1])
     if place.input(8):
         values.append(_bias(place, place.input(8), x_scale, w_scale, 1.0))
+    if last:
+        values[0] = place.transpose(values[0], [0, axes + 1, *range(1, axes + 1)])
     y = place.add("Conv", values, name=place.name, **_own(place))
+    if last:
+        y = place.transpose(y, [0, *range(2, axes + 2), 1])
     _requantised(place, y, y_scale, y_zero)
 
 
