@@ -26,10 +26,11 @@ TOGETHER: Final = 16  # tiles that are solved in one call: past that nothing is 
 
 # Shapes: x is (…, rows). A row block is what the rows of one tile see, T entries of x, the last block padded by zeros;
 # B = number of vectors, R = number of row blocks, those of the copies behind each other. All is (R, B, ·) between
-# the two converters, so the number of operators does not depend on the number of tiles.
+# the two converters, so the number of operators does not depend on the number of tiles. What row blocks give is summed
+# by a product with ones: ONNX Runtime's ReduceSum along a first axis is slow.
 _FUNCTION: Final = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
-{operator} <rows, columns, padding, blocks, copies> ({inputs}) => (y)
+{operator} <rows, columns, padding, blocks, copies, summed, ones> ({inputs}) => (y)
 {{
     vectors = Flatten <axis = -1> (x)
     padding = Constant <value_ints: ints = @padding> ()
@@ -51,16 +52,22 @@ _FUNCTION: Final = """
     partial = Mul (output_code, units_per_code)
 
     first = Constant <value_ints = [0]> ()
-    second = Constant <value_ints = [1]> ()
     third = Constant <value_ints = [2]> ()
+    fourth = Constant <value_ints = [3]> ()
     last = Constant <value_ints = [-1]> ()
-    {sum}
+    summed = Constant <value_ints: ints = @summed> ()
+    rows_of_partials = Reshape (partial, summed)
+    shape_of_ones = Constant <value_ints: ints = @ones> ()
+    ones = ConstantOfShape <value = float[1] {{1}}> (shape_of_ones)
+    sum_in_a_row = MatMul (ones, rows_of_partials)
+    shape_of_partial = Shape (partial)
+    width = Slice (shape_of_partial, third, fourth)
+    by_vector = Concat <axis = 0> (last, width)
+    sum = Reshape (sum_in_a_row, by_vector)
     shape_of_x = Shape (x)
     leading = Slice (shape_of_x, first, last)
-    shape_of_sum = Shape (sum)
-    width = Slice (shape_of_sum, second, third)
     shape = Concat <axis = 0> (leading, width)
-    y = Reshape (sum, shape)
+    {result}
 }}
 """
 _ROUND_AND_CLIP: Final = """
@@ -70,7 +77,7 @@ _ROUND_AND_CLIP: Final = """
 """
 _IDEAL: Final = "{side}_code = Identity ({side}_exact)"
 _CURRENT: Final = "current = MatMul (voltage, microsiemens)"
-_SUM: Final = "sum = ReduceSum <keepdims = 0> (partial, first)"
+_RESULT: Final = "y = Reshape (sum, shape)"
 # The errors of a made chip: one current per vector, row block and column, from the start again where they run out.
 _MADE_CURRENT: Final = """
     exact_current = MatMul (voltage, microsiemens)
@@ -85,9 +92,9 @@ _MADE_CURRENT: Final = """
     error = Gather <axis = 1> (microamps_error, error_numbers)
     current = Add (exact_current, error)
 """
-_MADE_SUM: Final = """
-    exact_sum = ReduceSum <keepdims = 0> (partial, first)
-    sum = Add (exact_sum, units_offset)
+_MADE_RESULT: Final = """
+    untrimmed = Reshape (sum, shape)
+    y = Add (untrimmed, units_offset)
 """
 MADE_INPUTS: Final = ("microamps_error", "units_offset")  # of the function where it computes what a made chip does
 
@@ -112,7 +119,7 @@ def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False) -> 
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
         current=_MADE_CURRENT if made else _CURRENT,
-        sum=_MADE_SUM if made else _SUM,
+        result=_MADE_RESULT if made else _RESULT,
     )
     return onnx.parser.parse_function(text)
 
@@ -223,12 +230,27 @@ class Crossbars:
         blocks, height, _ = self.microsiemens.shape
         split = blocks // self.copies
         padding = [0, 0, 0, split * height - self.rows]
-        return {"padding": padding, "blocks": [-1, split, height], "copies": [self.copies, 1, 1]}
+        return {
+            "padding": padding,
+            "blocks": [-1, split, height],
+            "copies": [self.copies, 1, 1],
+            "summed": [blocks, -1],
+            "ones": [1, blocks],
+        }
 
     def tensors(self, *, ideal_converters: bool) -> Iterator[onnx.TensorProto]:
         """The function's inputs after x, named "contraction/name"."""
         for name in input_names(ideal_converters=ideal_converters):
-            yield numpy_helper.from_array(getattr(self, name), f"{self.name}/{name}")
+            values = getattr(self, name)
+            yield numpy_helper.from_array(
+                values if name == "microsiemens" else told_once(values), f"{self.name}/{name}"
+            )
+
+
+def told_once(values: Float[np.ndarray, "*n columns"]) -> Float[np.ndarray, "*n k"]:
+    """Numbers that are the same in all columns as one column: ONNX Runtime is several times as fast with those."""
+    same = np.array_equal(values, np.broadcast_to(values[..., :1], values.shape))
+    return np.ascontiguousarray(values[..., :1]) if same else values
 
 
 def effective_matrices(

@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector
+from pfmc.check.functions import DOMAIN, MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector, told_once
 from pfmc.check.lift import add_physics, open_host, save_model
 from pfmc.data import Dataset
 from pfmc.frontend.bodies import entered
@@ -117,9 +117,9 @@ class MadeModel:
             blocks, _, columns = made.noise.shape
             noise = rng.standard_normal((blocks, PERIOD, columns), dtype=np.float32)
             values[keys["microsiemens"]] = made.microsiemens.astype(np.float32)
-            values[keys["units_per_code"]] = (made.gain * crossbars.units_per_code).astype(np.float32)
+            values[keys["units_per_code"]] = told_once((made.gain * crossbars.units_per_code).astype(np.float32))
             values[keys["microamps_error"]] = made.offset.astype(np.float32) + made.noise.astype(np.float32) * noise
-            values[keys["units_offset"]] = made.added.sum(axis=(0, 1)).astype(np.float32)
+            values[keys["units_offset"]] = told_once(made.added.sum(axis=(0, 1)).astype(np.float32))
         return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
 
 
