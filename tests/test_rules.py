@@ -184,6 +184,18 @@ def test_what_is_drawn_wrongly_is_named(
     assert names(check) == exhaustive(chip.technology, tmp_path / "masks" / "chip.gds")
 
 
+def test_wide_metal_inside_a_later_tile_is_found(tmp_path: Path) -> None:
+    """Rules that compare large distances are asked again where only the array differs, not what lies around it."""
+    chip = emitted("sg13g2", tmp_path, (5, 48), tiles=6)
+
+    def change(library: gdstk.Library) -> None:
+        library["t00003"].add(gdstk.rectangle((10.0, 10.0), (42.0, 42.0), *chip.technology.layers.metal2.key))
+
+    redrawn(tmp_path, change)
+    found = {violated.rule: {place.tile for place in violated.places} for violated in checked(chip, tmp_path).violated}
+    assert found["Slt.c.M2"] == {"t00003"}
+
+
 EDGES = [-0.5, -0.2, -0.1, -0.03, -0.005, -0.002, 0.005, 0.03, 0.1, 0.2, 0.5]
 
 

@@ -150,7 +150,7 @@ def _width(rule: Rule, masks: Masks) -> list[Any]:
 
 def _opened(region: Region, width: int) -> Region:
     """What of a region is wider."""
-    return region.sized(-(width // 2)).sized(width // 2)
+    return region.with_bbox_min(width, None, False).sized(-(width // 2)).sized(width // 2)
 
 
 def _max_width(rule: Rule, masks: Masks) -> list[Any]:
@@ -165,6 +165,8 @@ def _space(rule: Rule, masks: Masks) -> list[Any]:
     if rule.wide is None:
         return [region.space_check(value, False, metrics, None, run)]
     wide = _opened(region, masks.length(rule.wide))
+    if wide.is_empty():
+        return []
     # Not shielded: the wide metal's edges lie on those of the region, and would hide behind them.
     return [region.separation_check(wide, value, False, metrics, None, run, None, False)]
 

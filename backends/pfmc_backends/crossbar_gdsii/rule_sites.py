@@ -105,12 +105,23 @@ class Lattice:
                 contents.append(here)
         return number, contents
 
-    def near(self, sites: Bool[np.ndarray, " sites"]) -> Bool[np.ndarray, " sites"]:
-        """Those cells and all around them."""
-        padded = np.pad(sites.reshape(self.shape), 1)
-        rows, columns = self.shape
-        shifted = [padded[a : a + rows, b : b + columns] for a in range(3) for b in range(3)]
-        return np.asarray(np.logical_or.reduce(shifted).ravel())
+    def unlike(self, number: Int[np.ndarray, " sites"], reach: int) -> Bool[np.ndarray, " sites"]:
+        """One cell for each different surroundings within reach, by the numbers of the cells' contents."""
+        windows = self._windows(number, reach, -1).reshape(len(number), -1)
+        _, first = np.unique(windows, axis=0, return_index=True)
+        found = np.zeros(len(number), dtype=np.bool_)
+        found[first] = True
+        return found
+
+    def near(self, sites: Bool[np.ndarray, " sites"], reach: int = 0) -> Bool[np.ndarray, " sites"]:
+        """Those cells and all around them, those within reach too."""
+        return np.asarray(self._windows(sites, reach, 0).any(axis=(2, 3)).ravel())
+
+    def _windows(self, values: np.ndarray, reach: int, beyond: int) -> np.ndarray:
+        """The values of each cell and of the cells around it; ``beyond`` where there are none."""
+        across, up = (1 + reach // pitch for pitch in self.pitch)
+        padded = np.pad(values.reshape(self.shape), ((up, up), (across, across)), constant_values=beyond)
+        return np.lib.stride_tricks.sliding_window_view(padded, (2 * up + 1, 2 * across + 1))
 
     def meeting(self, boxes: Int[np.ndarray, "n 4"], sites: Bool[np.ndarray, " sites"]) -> Bool[np.ndarray, " n"]:
         """Which boxes touch one of the cells; touching counts."""

@@ -19,6 +19,7 @@ class SortedRules:
     Attributes:
         base: those that no personalised layer takes part in.
         far: those of them that compare distances beyond ``FAR``.
+        large: of those, by layer, the ones that concern no polygon within so many database units, and that number.
         pairs: those that are checked on pairs of strips, in groups with the largest distance that each compares: rules
             that compare short distances only and look at other layers see fewer different pairs by themselves.
         areas: layer and least area, database units, of personalised layers each of whose rectangles shows by itself.
@@ -31,6 +32,7 @@ class SortedRules:
         personal = {layer.key for layer in technology.personalisation_layers}
         self.base: list[Rule] = []
         self.far: list[Rule] = []
+        self.large: dict[tuple[int, int], list[tuple[int, Rule]]] = {}
         pairs: list[Rule] = []
         self.areas: list[tuple[tuple[int, int], int]] = []
         self.whole: list[Rule] = []
@@ -39,8 +41,12 @@ class SortedRules:
             lengths = [a for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
             runs = [] if rule.run is None else [rule.run]
             if not masks.sources(rule) & personal:
-                far = any(amount.si > FAR for amount in lengths + runs)
-                (self.far if far else self.base).append(rule)
+                if all(amount.si <= FAR for amount in lengths + runs):
+                    self.base.append(rule)
+                elif (needs := rule.run or rule.value) and self._of_large(rule, masks):
+                    self.large.setdefault(min(masks.sources(rule)), []).append((masks.length(needs), rule))
+                else:
+                    self.far.append(rule)
             elif rule.kind == "area" and self._of_one_layer(rule, masks):
                 assert rule.value is not None
                 self.areas.append((min(masks.sources(rule)), masks.area(rule.value)))
@@ -72,6 +78,11 @@ class SortedRules:
         amounts = [a for rule in rules for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
         step = masks.grid.step
         return -(-max((masks.length(amount) for amount in amounts), default=0) // step) * step
+
+    @classmethod
+    def _of_large(cls, rule: Rule, masks: Masks) -> bool:
+        """Whether edges of a certain length must face each other on one layer, or be so far apart in one polygon."""
+        return (rule.kind == "max_width" or rule.run is not None) and cls._of_one_layer(rule, masks)
 
     @staticmethod
     def _of_one_layer(rule: Rule, masks: Masks) -> bool:

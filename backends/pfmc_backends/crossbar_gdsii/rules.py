@@ -1,7 +1,7 @@
 """The foundry's design rules on the emitted masks; its own deck has the last word, this check is there at once.
 
 All masks but the personalised ones are alike in all tiles: where the rules concern those alone they are checked once,
-at cells that differ from the usual and at a few usual ones. For the rest see rule_contexts. What looks suspicious, and
+at one cell of each kind and surroundings. For the rest see rule_contexts. What looks suspicious, and
 files that are drawn in another way, are checked shape by shape.
 """
 
@@ -23,6 +23,7 @@ from pfmc.technology.design_rules import Rule
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
+from pfmc_backends.crossbar_gdsii.geometry import Bins
 from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
 from pfmc_backends.crossbar_gdsii.read import MASKS
 from pfmc_backends.crossbar_gdsii.rule_contexts import Base, Contexts
@@ -111,6 +112,9 @@ class _Checker:
         names = Masks(technology, lambda _: klayout_db().Region())
         self._sorted = SortedRules(technology, names)
         self._layers = self._sorted.layers
+        far = [*self._sorted.far, *(rule for rules in self._sorted.large.values() for _, rule in rules)]
+        self._near_rules = [rule for rule in self._rules if rule not in far]
+        self._pair_rules = [rule for rule in self._near_rules if rule not in self._sorted.base]
         self._hierarchy = Hierarchy(Contents(GdsiiFile(path), self._layers))
         personal = [layer.key for layer in technology.personalisation_layers]
         self._personal = sum(1 << code for code, key in enumerate(self._layers) if key in personal)
@@ -121,7 +125,7 @@ class _Checker:
         self._relevant = [np.array([key in some for key in self._layers]) for some in relevant]
         self._margin = self._sorted.margin
         self._common: _Common | None = None
-        self._around: dict[bytes, Found] = {}
+        self._around: dict[tuple[bytes, _Array], Found] = {}
         self._file: Callable[[tuple[int, int], Box], Region] | None = None
 
     # Tiles
@@ -149,9 +153,11 @@ class _Checker:
         found = {name: list(boxes) for name, boxes in common.found.items()}
         if suspects.any() or self._sorted.whole:
             shapes = np.concatenate([common.array.rows, common.around, personal])
-            rules = [rule for rule in self._rules if rule not in self._sorted.base and rule not in self._sorted.far]
             near = self._lattice.meeting(shapes[:, 1:], self._lattice.near(suspects))
-            _merge(found, self._violations(rules, shapes[near], lambda boxes: self._lattice.meeting(boxes, suspects)))
+            _merge(
+                found,
+                self._violations(self._pair_rules, shapes[near], lambda boxes: self._lattice.meeting(boxes, suspects)),
+            )
             _merge(found, self._violations(self._sorted.whole, shapes, _all))
         x, y = origin
         return {n: [(a + x, b + y, c + x, d + y) for a, b, c, d in boxes] for n, boxes in found.items()}
@@ -166,29 +172,22 @@ class _Checker:
             array = self._examined_array(rows)
         border = personal[self._leaves_lattice(personal[:, 1:], self._margin)]
         around = np.concatenate([static[beyond], stray, border])
-        known = around.tobytes()
+        known = around.tobytes(), array
         if known not in self._around:
             if len(self._around) >= AROUND_LIMIT:
                 self._around.clear()
-            rules = [rule for rule in self._rules if rule not in self._sorted.far]
-            self._around[known] = self._violations(rules, around, self._leaves_lattice)
-            _merge(self._around[known], self._violations(self._sorted.far, np.concatenate([static, stray]), _all))
+            self._around[known] = self._violations(self._near_rules, around, self._leaves_lattice)
+            _merge(self._around[known], self._far(np.concatenate([static, stray])))
         found = {name: list(boxes) for name, boxes in array.found.items()}
         _merge(found, self._around[known])
         return _Common(key, array, np.concatenate([static[~meets], stray]), found)
 
     def _examined_array(self, rows: Rows) -> _Array:
-        """Check the base masks where the strips stand: cells at the border or unlike most, and a few of the others."""
+        """Check the base masks where the strips stand, at one cell for each different surroundings."""
         lattice = self._lattice
         number, _ = lattice.classes(rows)
-        row, column = np.divmod(np.arange(len(number)), lattice.shape[1])
-        picked = number != np.argmax(np.bincount(number))
-        picked |= (row == 0) | (row == lattice.shape[0] - 1) | (column == 0) | (column == lattice.shape[1] - 1)
-        regular = np.flatnonzero(~lattice.near(picked))
-        if len(regular):  # two by two, which show all there is between neighbours
-            first = int(regular[0])
-            picked[[first, first + 1, first + lattice.shape[1], first + lattice.shape[1] + 1]] = True
-        shapes = rows[lattice.meeting(rows[:, 1:], lattice.near(picked))]
+        picked = lattice.unlike(number, self._margin)
+        shapes = rows[lattice.meeting(rows[:, 1:], lattice.near(picked, self._margin))]
         found = self._violations(
             self._sorted.base,
             shapes,
@@ -196,6 +195,26 @@ class _Checker:
         )
         bases = [Base(lattice, *lattice.classes(rows[relevant[rows[:, 0]]])) for relevant in self._relevant]
         return _Array(rows, bases, found)
+
+    def _far(self, rows: Rows) -> Found:
+        """The violations of rules that compare large distances."""
+        found = self._violations(self._sorted.far, rows, _all)
+        for key, rules in self._sorted.large.items():
+            shapes = self._large(rows[rows[:, 0] == self._layers.index(key)], min(least for least, _ in rules))
+            _merge(found, self._violations([rule for _, rule in rules], shapes, _all))
+        return found
+
+    def _large(self, rows: Rows, least: int) -> Rows:
+        """Rectangles of one layer without those that meet no other one and are no larger than ``least``."""
+        lattice, margin = self._lattice, self._margin
+        low = np.array([lattice.x[0], lattice.y[0]]) - margin
+        high = np.array([lattice.x[-1], lattice.y[-1]]) + margin
+        boxes = np.clip(rows[:, 1:], np.tile(low, 2), np.tile(high, 2))
+        small = np.flatnonzero(np.all(rows[:, 3:] - rows[:, 1:3] <= least, axis=1))
+        origin = int(lattice.x[0]), int(lattice.y[0])
+        size = min(lattice.pitch)
+        first, _ = Bins(boxes, origin, (size, size)).meeting(boxes[small])
+        return np.delete(rows, small[np.bincount(first, minlength=len(small)) == 1], axis=0)
 
     def _wrong_alone(self, personal: Rows, origin: tuple[int, int]) -> Bool[np.ndarray, " n"]:
         """Personalised rectangles off the grid, or smaller than an area that they must have."""
