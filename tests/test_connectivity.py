@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gdstk
 import pytest
 from crossbars import layout, records, small
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pfmc_backends.crossbar_gdsii import alike, connectivity
 from pfmc_backends.crossbar_gdsii.connectivity import check_connectivity
 from pfmc_backends.crossbar_gdsii.emit import MASKS, emit
 
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError
-from pfmc.technology.loader import names
 from pfmc.technology.schema import Layer, Technology
 
 ROWS, COLUMNS = 4, 3
+TECHNOLOGIES = ("sg13g2", "sg13g2/slide", "sg13g2/compact", "sg13g2/rppd", "sg13g2/tapvia", "gf180mcu", "generic")
 
 
 def drawn(technology: Technology, folder: Path) -> list[TileRecord]:
@@ -30,7 +34,7 @@ def check(technology: Technology, folder: Path, tiles: list[TileRecord]) -> tupl
     return check_connectivity(folder, technology, tiles, lambda _done: None)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", TECHNOLOGIES)
 def test_what_the_compiler_draws_is_clean(name: str, tmp_path: Path) -> None:
     technology = small(name, ROWS, COLUMNS)
     assert check(technology, tmp_path, drawn(technology, tmp_path)) == ()
@@ -220,6 +224,69 @@ def test_a_ruined_chip_is_told_in_few_lines(tmp_path: Path) -> None:
     lines = check(technology, tmp_path, records(chip))
     assert len(lines) == 21
     assert lines[-1] == "tile t00000: and 8172 more"
+
+
+@pytest.mark.parametrize("name", TECHNOLOGIES)
+def test_tiles_that_are_alike_are_extracted_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sheets of single cells and what lies around arrays are not counted; their labels are others."""
+    technology = small(name, 8, 6)
+    chip = layout(technology, [(8, 6)] * 6)
+    emit(chip, tmp_path, lambda _done: None)
+    whole: list[bool] = []
+
+    class Counted(connectivity.Extraction):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            whole.append(any(label.text == "row0" for label in self.labels))
+
+    monkeypatch.setattr(connectivity, "Extraction", Counted)
+    assert check(technology, tmp_path, records(chip)) == ()
+    assert sum(whole) == 1
+
+
+STEPS = [-0.5, -0.2, -0.1, -0.03, -0.005, -0.002, 0.005, 0.03, 0.1, 0.2, 0.5, 5.0]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(TECHNOLOGIES),
+    seed=st.integers(0, 1 << 20),
+    edits=st.lists(
+        st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20), st.sampled_from(range(4)), st.sampled_from(STEPS)),
+        max_size=2,
+    ),
+    extra=st.booleans(),
+)
+def test_what_is_not_extracted_again_is_as_it_would_be(
+    name: str,
+    seed: int,
+    edits: Sequence[tuple[int, int, int, float]],
+    extra: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Edges moved in any cell, and a shape in one tile alone, against extracting every tile."""
+    folder = tmp_path_factory.mktemp("chip")
+    technology = small(name, 5, 3)
+    chip = layout(technology, [(5, 3)] * 3, seed)
+    emit(chip, folder, lambda _done: None)
+    library = gdstk.read_gds(folder / MASKS)
+    cells = [cell for cell in library.cells if cell.polygons]
+    for which, shape, edge, step in edits:
+        cell = cells[which % len(cells)]
+        polygon = cell.polygons[shape % len(cell.polygons)]
+        corners = [float(c) for corner in polygon.bounding_box() for c in corner]
+        corners[edge] += step
+        cell.remove(polygon)
+        cell.add(gdstk.rectangle(corners[:2], corners[2:], polygon.layer, polygon.datatype))
+    if extra:
+        layer = (technology.layers.via1, technology.layers.contact, technology.layers.block)[seed % 3]
+        x, y = (seed % 37) / 10, (seed % 53) / 5
+        library["t00001"].add(gdstk.rectangle((x, y), (x + 0.3, y + 0.3), *layer.key))
+    library.write_gds(folder / MASKS)
+    found = check(technology, folder, records(chip))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(alike.Orders, "of", lambda *_: None)
+        assert found == check(technology, folder, records(chip))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no masks"])

@@ -1,8 +1,8 @@
 """Layout versus schematic: what the masks' polygons connect, against what the table of tiles promises.
 
-The polygons are judged by KLayout's extraction; nothing is shared with the reader but the technology. Resistors that
-meet in a net without a label are one strip, which must join one row wire to one column wire of its tile, and each pair
-of them must be joined. Poly without a block conducts: a strip that has lost its block is a short.
+The polygons are judged by KLayout's extraction, once for tiles that are alike in what decides it (see alike). Resistors
+that meet in a net without a label are one strip, which must join one row wire to one column wire of its tile, and each
+pair of them must be joined. Poly without a block conducts: a strip that has lost its block is a short.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pfmc.backend import Progress
 from pfmc.bundle import TileRecord
 from pfmc.errors import ArtifactError, printable
+from pfmc.layout.layout import tile_extent
 from pfmc.technology.schema import Technology
+from pfmc_backends.crossbar_gdsii.alike import Order, Orders
+from pfmc_backends.crossbar_gdsii.cell_joints import Joints, cell_joints
 from pfmc_backends.crossbar_gdsii.extraction import Extraction, Label, Point
 from pfmc_backends.crossbar_gdsii.read import MASKS
 from pfmc_backends.crossbar_gdsii.rule_kinds import klayout_db
@@ -52,10 +54,10 @@ def check_connectivity(
     top = max(layout.top_cells(), key=lambda cell: cell.bbox().area())
     lines: list[str] = []
     bad = 0
+    judge = _Judge(db, layout, top, technology, folder / MASKS)
     for tile in tiles:
         name = f"tile {printable(tile.name)}"
-        extracted = Extraction(db, layout, top, technology, tile)
-        found = list(_compare(_Wires(technology, tile, extracted.labels), extracted))
+        found = judge.findings(tile)
         for what, at in found[:FINDING_LIMIT]:
             lines.append(f"{name}: {what}" + (f" at {at[0] * unit:.3f},{at[1] * unit:.3f} um" if at else ""))
         if len(found) > FINDING_LIMIT:
@@ -66,6 +68,61 @@ def check_connectivity(
             lines.append(f"{name} is the last that was looked at")
             break
     return tuple(lines)
+
+
+class _Judge:
+    """What is wrong with one tile after the other; nothing, if a tile is like one with which nothing is wrong."""
+
+    def __init__(self, db: ModuleType, layout: Any, top: Any, technology: Technology, path: Path) -> None:
+        self._db, self._layout, self._top, self._technology = db, layout, top, technology
+        self._orders = Orders(path, technology)
+        self._comparable = self._orders.chip == top.name
+        self._joints: dict[bytes, dict[tuple[int, bytes], Joints]] = {}  # of the cells of arrays, by their base masks
+        self._right: dict[bytes, set[tuple[int, Joints]]] = {}  # those with which nothing is wrong
+        self._around: set[bytes] = set()  # surroundings of arrays with which nothing is wrong
+
+    def findings(self, tile: TileRecord) -> list[Finding]:
+        """What is wrong with a tile."""
+        order = self._orders.of(tile) if self._comparable else None
+        kinds = set[tuple[int, Joints]]() if order is None else self._kinds(order)
+        known = order is not None and kinds <= self._right.get(order.base, set())
+        if order is not None and known and (order.around in self._around or self._encloses(tile)):
+            self._around.add(order.around)
+            return []
+        extracted = self._extracted(self._area(tile))
+        found = list(_compare(_Wires(self._technology, tile, extracted.labels), extracted))
+        if order is not None and not found:
+            self._right.setdefault(order.base, set()).update(kinds)
+            self._around.add(order.around)
+        return found
+
+    def _kinds(self, order: Order) -> set[tuple[int, Joints]]:
+        """What the cells of an array join, with the numbers of their base masks."""
+        known = self._joints.setdefault(order.base, {})
+        new = [kind for kind in order.cells if kind not in known]
+        known.update(
+            zip(new, cell_joints(self._db, self._technology, self._orders, [order.cells[k] for k in new]), strict=True)
+        )
+        return {(kind[0], known[kind]) for kind in order.cells}
+
+    def _area(self, tile: TileRecord) -> Any:
+        """A tile and half of the streets around it."""
+        left, bottom, width, height = tile_extent(self._technology)
+        half = self._technology.grid.units(self._technology.chip.tile_spacing) // 2
+        box = self._db.Box(left, bottom, left + width, bottom + height).enlarged(half, half)
+        return self._db.Region(box.moved(tile.x, tile.y))
+
+    def _extracted(self, area: Any) -> Extraction:
+        return Extraction(self._db, self._layout, self._top, self._technology, area)
+
+    def _encloses(self, tile: TileRecord) -> bool:
+        """Whether around an array there is a ring with its label, and nothing that is joined to it."""
+        array = self._db.Region(self._db.Box(*self._orders.array).moved(tile.x, tile.y))
+        around = self._extracted(self._area(tile) - array)
+        rings = {label.net for label in around.labels}
+        labelled = all(label.text == SUBSTRATE and label.on_metal1 for label in around.labels)
+        joined = any(net in rings for _, _, net in around.leaving)
+        return labelled and len(rings) == 1 and min(rings) >= 0 and not len(around.ends) and not joined
 
 
 class _Wires:
@@ -147,23 +204,10 @@ class _Strip:
 def _strips(tile: Extraction, wires: _Wires) -> Iterator[_Strip]:
     """All strips of a tile."""
     ends = tile.ends
-    if not len(ends):
-        return
-    count = int(ends.max()) + 1
-    labelled = np.zeros(count, dtype=np.bool_)
-    labelled[[net for net in wires.names if net < count]] = True
-    named = labelled[ends]
-    inside = ends[~named.any(axis=1)]
-    graph = coo_array((np.ones(len(inside)), (inside[:, 0], inside[:, 1])), shape=(count, count))
-    _, group = connected_components(graph, directed=False)
-    inner = np.where(named[:, 0], np.where(named[:, 1], -1, ends[:, 1]), ends[:, 0])
-    owner = np.where(inner < 0, count + np.arange(len(ends)), group[inner])
-    order = np.argsort(owner, kind="stable")
-    starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
-    for members in np.split(order, starts[1:]):
-        nets = ends[members][named[members]]
+    for members, named in tile.strips(wires.names):
+        nets = ends[members][named]
         x, y = tile.places[members].mean(axis=0)
-        hubs = ends[members][~named[members]]
+        hubs = ends[members][~named]
         hub = int(np.bincount(hubs).argmax()) if len(hubs) else -1
         yield _Strip(wires, nets.tolist(), hub, (float(x), float(y)))
 

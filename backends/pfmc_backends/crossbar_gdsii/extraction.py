@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice, pairwise
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from pfmc.bundle import TileRecord
-from pfmc.layout.layout import tile_extent
 from pfmc.technology.schema import Layer, Technology
 
 SHAPES_LIMIT: Final = 4000  # of a net, for the place of a short to be looked for
@@ -34,6 +32,9 @@ class Label(NamedTuple):
 class Extraction:
     """A tile's conductors (poly without block, contacts, metal 1, vias, metal 2) and resistors (poly under block).
 
+    Args:
+        area: where shapes and labels count.
+
     Attributes:
         labels: of the tile.
         ends: numbers of the nets at both ends of each resistor; one with more ends is a star of several.
@@ -41,15 +42,12 @@ class Extraction:
         leaving: what crosses the middle of the street around the tile: name of the layer, place, and net.
     """
 
-    def __init__(self, db: ModuleType, layout: Any, top: Any, technology: Technology, tile: TileRecord) -> None:
+    def __init__(self, db: ModuleType, layout: Any, top: Any, technology: Technology, area: Any) -> None:
         layers = technology.layers
-        left, bottom, width, height = tile_extent(technology)
-        half = technology.grid.units(technology.chip.tile_spacing) // 2
-        box = db.Box(left, bottom, left + width, bottom + height).enlarged(half, half).moved(tile.x, tile.y)
         self._db = db
 
         def drawn(layer: Layer) -> Any:
-            return db.Region(db.RecursiveShapeIterator(layout, top, layout.layer(*layer.key), box, True)).merged()
+            return db.Region(db.RecursiveShapeIterator(layout, top, layout.layer(*layer.key), area, True)).merged()
 
         poly, block = drawn(layers.poly), drawn(layers.block)
         names = ("contact", "metal1", "via1", "metal2")
@@ -68,14 +66,16 @@ class Extraction:
         self.labels = [
             label
             for layer, on_metal1 in ((layers.metal1_text, True), (layers.metal2_text, False))
-            for label in self._labels(db.RecursiveShapeIterator(layout, top, layout.layer(*layer.key), box), on_metal1)
+            for label in self._labels(
+                db.RecursiveShapeIterator(layout, top, layout.layer(*layer.key), area, False), on_metal1
+            )
         ]
         self.ends, self.places = self._resistors(layout.dbu)
         layer_names = (layers.poly.name, *(getattr(layers, name).name for name in names))
         self.leaving = [
             (name, _middle(part.bbox()), self._net(region, *_inside(part)))
             for name, region in zip(layer_names, self._conductors, strict=True)
-            for part in islice((region - db.Region(box)).each(), REMARK_LIMIT)
+            for part in islice((region - db.Region(area.bbox())).each(), REMARK_LIMIT)
         ]
 
     def _net(self, layer: Any, x: int, y: int) -> int:
@@ -103,6 +103,27 @@ class Extraction:
                 ends.append((centre, self._net(head, *_inside(part))))
                 places.append(_middle(polygon.bbox()))
         return np.array(ends, dtype=np.int64).reshape(-1, 2), np.array(places, dtype=np.float64).reshape(-1, 2)
+
+    def strips(
+        self, labelled_nets: Collection[int]
+    ) -> Iterator[tuple[Int[np.ndarray, " members"], Bool[np.ndarray, "members 2"]]]:
+        """Resistors that meet in nets without a label, and which of their ends are at nets with one."""
+        ends = self.ends
+        if not len(ends):
+            return
+        count = int(ends.max()) + 1
+        labelled = np.zeros(count, dtype=np.bool_)
+        labelled[[net for net in labelled_nets if 0 <= net < count]] = True
+        named = labelled[ends]
+        inside = ends[~named.any(axis=1)]
+        graph = coo_array((np.ones(len(inside)), (inside[:, 0], inside[:, 1])), shape=(count, count))
+        _, group = connected_components(graph, directed=False)
+        inner = np.where(named[:, 0], np.where(named[:, 1], -1, ends[:, 1]), ends[:, 0])
+        owner = np.where(inner < 0, count + np.arange(len(ends)), group[inner])
+        order = np.argsort(owner, kind="stable")
+        starts = np.flatnonzero(np.diff(owner[order], prepend=-1))
+        for members in np.split(order, starts[1:]):
+            yield members, named[members]
 
     def extent(self, net: int, metal1: bool) -> tuple[float, float, float, float] | None:
         """x0, y0, x1, y1 around what a net has on a metal; None if it has nothing there."""
