@@ -40,6 +40,7 @@ def agrees(case: Case, folder: Path) -> None:
     (contraction,) = imported.graph.contractions()
     assert contraction.name == "it"
     assert math.prod(contraction.weight.shape) == case.weights
+    assert not any(n.reason for n in imported.graph.nodes if isinstance(n, HostNode))
     counts = counted(imported, x=case.x)
     assert counts.macs_by_node == {"it": case.macs}
 

@@ -27,6 +27,8 @@ TRAINED_TYPES: Final = frozenset(
         onnx.TensorProto.UINT8,
         onnx.TensorProto.INT4,
         onnx.TensorProto.UINT4,
+        onnx.TensorProto.INT2,
+        onnx.TensorProto.UINT2,
         onnx.TensorProto.FLOAT4E2M1,
         onnx.TensorProto.FLOAT8E4M3FN,
         onnx.TensorProto.FLOAT8E4M3FNUZ,

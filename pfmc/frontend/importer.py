@@ -25,7 +25,7 @@ from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.operators import operation
 from pfmc.frontend.opsets import brought_to_opset_min
 from pfmc.frontend.recurrent import expand_recurrent
-from pfmc.frontend.rewriting import rewrite
+from pfmc.frontend.rewriting import Rewritten, rewrite
 from pfmc.frontend.runtime import INPUT_DTYPES, first_line
 from pfmc.frontend.scans import scans_to_loops
 from pfmc.ir.graph import Affine, Contraction, Graph, HostNode, Node
@@ -75,7 +75,7 @@ def import_model(path: Path, work: Path) -> ImportedModel:
     rewritten = rewrite(model.graph, constants, _shapes(model))
     folded.write_bytes(model.SerializeToString(deterministic=True))
     inputs = _inputs(model.graph, path)
-    graph = _graph(model, constants, rewritten.reasons, [spec.name for spec in inputs], path)
+    graph = _graph(model, constants, rewritten, [spec.name for spec in inputs], path)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     return ImportedModel(graph, folded, digest, (path, *external), inputs, frozenset(rewritten.helpers))
@@ -135,10 +135,10 @@ def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:
 
 
 def _graph(
-    model: onnx.ModelProto, constants: Constants, reasons: Mapping[str, str], inputs: Sequence[str], path: Path
+    model: onnx.ModelProto, constants: Constants, rewritten: Rewritten, inputs: Sequence[str], path: Path
 ) -> Graph:
     shapes = _shapes(model)
-    nodes = tuple(_operation(node, part, constants, shapes, reasons) for part, node in entered(model.graph))
+    nodes = tuple(_operation(node, part, constants, shapes, rewritten) for part, node in entered(model.graph))
     contractions = [node for node in nodes if isinstance(node, Contraction)]
     if not contractions:
         why = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
@@ -159,10 +159,12 @@ def _operation(
     graph: onnx.GraphProto,
     constants: Constants,
     shapes: Mapping[str, tuple[int | None, ...]],
-    reasons: Mapping[str, str],
+    rewritten: Rewritten,
 ) -> Node:
     """The operation that a node of a graph is; the owner of bodies reads what they give."""
-    found = operation(node, constants, shapes, reasons.get(node.name, ""))
+    found = operation(node, constants, shapes, rewritten.reasons.get(node.name, ""))
+    if isinstance(found, HostNode) and node.name in rewritten.helpers:
+        return replace(found, reason="")  # it could multiply, but only rearranges
     if isinstance(found, Affine) and found.input not in made_in(graph):
         return HostNode(node.name, node.op_type, found.inputs, found.outputs)  # not to be folded out of its body
     if isinstance(found, HostNode) and node.op_type in ENTERED:
