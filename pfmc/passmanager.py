@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
@@ -98,7 +99,8 @@ def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[A
         try:
             values[fields[option]] = _BOOLEANS[text.lower()] if wanted is bool else wanted(text)
         except (ValueError, KeyError):
-            raise UsageError(f"{text!r} is not a {wanted.__name__}", f"{kind.name}.{option}") from None
+            kinds = f"one of {', '.join(wanted)}" if issubclass(wanted, StrEnum) else f"a {wanted.__name__}"
+            raise UsageError(f"{text!r} is not {kinds}", f"{kind.name}.{option}") from None
     try:
         return kind(**values)
     except ValueError as e:

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import MatrixVector
-from pfmc.netlist.netlist import Netlist, Range, Tile
+from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
 from pfmc.passmanager import Context, Pass
+from pfmc.physics.ranges import CANDIDATES, beyond, candidates, squared_errors, widest_of_the_best
+
+
+class Rule(StrEnum):
+    """How far a converter reaches: to the largest value, to a percentile, or as far as its mean square error asks."""
+
+    LARGEST = "largest"
+    PERCENTILE = "percentile"
+    MSE = "mse"
 
 
 @dataclass(frozen=True)
 class Calibrate(Pass[Netlist, Netlist]):
-    """Set each tile's input and output range to what the calibration data reach, with some headroom.
+    """Set the range of each tile's converters from what they see of the calibration data.
 
     The mean square of each row's input, which says what power the tile takes, is noted beside them.
 
-    Tiles that stand side by side see the same inputs and get the same input range: they share drivers.
+    Tiles that stand side by side see the same inputs and get the same input range: they share drivers. The data are run
+    twice, for the largest values and for what each range would cost, so that no value need be kept.
 
     Attributes:
-        headroom: factor on every range, at least 1: data that were not seen may go further.
+        range: the rule; "mse" is for the technology's bits, "percentile" and "mse" cut off rare large values.
+        percentile: share of the values, in per cent, that lie within the range, by that rule.
+        headroom: factor on the largest value, at least 1: data that were not seen may go further.
         vectors: at most this many input vectors of a node are looked at per batch of data, evenly spaced.
     """
 
+    range: Rule = Rule.MSE
+    percentile: float = 99.99
     headroom: float = 1.1
     vectors: int = 4096
 
@@ -37,29 +53,39 @@ class Calibrate(Pass[Netlist, Netlist]):
     def __post_init__(self) -> None:
         if self.headroom < 1 or self.vectors < 1:
             raise ValueError("headroom and vectors must be at least 1")
+        if not 0 < self.percentile <= 100:
+            raise ValueError("percentile must be above 0 and at most 100")
 
     def run(self, source: Netlist, context: Context) -> Netlist:
-        """Run the data through the model once, and every tile's block over the vectors that reach it."""
-        users = source.users()
-        reached = {tile.name: _Extremes() for tile in source.tiles}
+        """Run the data through the model, and every tile's block over the vectors that reach it."""
+        bits = Provision.standard(context.technology)
+        rows = {(tile.node, tile.rows.start): _Converters(bits.input_bits) for tile in source.tiles}
+        columns = {tile.name: _Converters(bits.output_bits) for tile in source.tiles}
         squares = {node.name: np.zeros(node.matrix.rows) for node, _ in source.by_node()}
         seen = dict.fromkeys(squares, 0)
-        values = sorted({user.input for some in users.values() for user in some})
-        for batch in context.activations(values):
-            for node, tiles in source.by_node():
-                read = [user for user in users[node.name] if user.input in batch]
-                if not read:  # it stands in a body, which was not run
-                    continue
-                vectors = np.concatenate([_thinned(_vectors(user, batch[user.input]), self.vectors) for user in read])
-                squares[node.name] += np.square(vectors).sum(axis=0)
-                seen[node.name] += len(vectors)
-                for tile in tiles:
-                    inputs = vectors[:, tile.rows.start : tile.rows.stop]
-                    reached[tile.name].see(inputs, inputs @ node.matrix.block(tile.rows, tile.columns))
+        for node, tiles, vectors in self._vectors(source, context):
+            squares[node.name] += np.square(vectors, dtype=np.float64).sum(axis=0)
+            seen[node.name] += len(vectors)
+            for start, inputs in _by_rows(tiles, vectors):
+                rows[node.name, start].reach_for(inputs)
+            for tile, outputs in _by_tile(node, tiles, vectors):
+                columns[tile.name].reach_for(outputs)
+        for node, tiles, vectors in () if self.range is Rule.LARGEST else self._vectors(source, context):
+            for start, inputs in _by_rows(tiles, vectors):
+                rows[node.name, start].weigh(inputs, self.headroom)
+            for tile, outputs in _by_tile(node, tiles, vectors):
+                columns[tile.name].weigh(outputs, self.headroom)
         means = {name: total / max(seen[name], 1) for name, total in squares.items()}
-        ranged = (reached[tile.name].apply(tile, self.headroom) for tile in source.tiles)
-        noted = (replace(tile, mean_square=means[tile.node][tile.rows.start : tile.rows.stop]) for tile in ranged)
-        return replace(source, tiles=tuple(noted))
+        tiles_ranged = (
+            replace(
+                tile,
+                input_range=self._chosen(rows[tile.node, tile.rows.start]),
+                output_range=self._chosen(columns[tile.name]),
+                mean_square=means[tile.node][tile.rows.start : tile.rows.stop],
+            )
+            for tile in source.tiles
+        )
+        return replace(source, tiles=tuple(tiles_ranged))
 
     def ensures(self, source: Netlist, result: Netlist) -> None:
         """Every tile has ranges that are numbers and not empty."""
@@ -70,38 +96,92 @@ class Calibrate(Pass[Netlist, Netlist]):
                         f"the {kind} range is {found}", f"tile {tile.name} of node {tile.node}", "check the data"
                     )
 
+    def _vectors(
+        self, source: Netlist, context: Context
+    ) -> Iterator[tuple[MatrixVector, list[Tile], Float[np.ndarray, "vectors rows"]]]:
+        """What reaches the tiles of each contraction, batch by batch."""
+        users = source.users()
+        values = sorted({user.input for some in users.values() for user in some})
+        for batch in context.activations(values):
+            for node, tiles in source.by_node():
+                read = [user for user in users[node.name] if user.input in batch]
+                if read:  # else it stands in a body, which was not run
+                    vectors = [_thinned(_vectors(user, batch[user.input]), self.vectors) for user in read]
+                    yield node, tiles, _numbers(np.concatenate(vectors))
+
+    def _chosen(self, converters: _Converters) -> Range:
+        """The range by the rule. Converters that saw only zeros need one too; one unit is as good as another."""
+        if converters.reach == 0:
+            return Range.of(-self.headroom, self.headroom)
+        if self.range is Rule.LARGEST or not np.isfinite(converters.reach):
+            return converters.up_to(self.headroom * converters.reach)
+        if self.range is Rule.MSE:
+            return converters.up_to(converters.limits[widest_of_the_best(converters.squares)])
+        within = 1.0 - converters.beyond / converters.seen >= self.percentile / 100
+        return converters.up_to(converters.limits[within][-1])
+
 
 @dataclass
-class _Extremes:
-    """Smallest and largest input and output of one tile, so far."""
+class _Converters:
+    """What the converters at a tile's rows or columns see, and what each range that they could have would cost."""
 
-    inputs: tuple[float, float] = (0.0, 0.0)
-    outputs: tuple[float, float] = (0.0, 0.0)
+    bits: int
+    low: float = 0.0
+    high: float = 0.0
+    seen: int = 0
+    limits: Float[np.ndarray, " candidates"] = field(default_factory=lambda: np.zeros(0))
+    squares: Float[np.ndarray, " candidates"] = field(default_factory=lambda: np.zeros(CANDIDATES))
+    beyond: Int[np.ndarray, " candidates"] = field(default_factory=lambda: np.zeros(CANDIDATES, dtype=int))
 
-    def see(self, inputs: Float[np.ndarray, "vectors rows"], outputs: Float[np.ndarray, "vectors columns"]) -> None:
-        self.inputs = _widened(self.inputs, inputs)
-        self.outputs = _widened(self.outputs, outputs)
+    @property
+    def reach(self) -> float:
+        return max(-self.low, self.high)
 
-    def apply(self, tile: Tile, headroom: float) -> Tile:
-        return replace(tile, input_range=_range(self.inputs, headroom), output_range=_range(self.outputs, headroom))
+    def reach_for(self, values: Float[np.ndarray, ...]) -> None:
+        if values.size:
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    def weigh(self, values: Float[np.ndarray, ...], headroom: float) -> None:
+        """Only once it is known how far they reach."""
+        if self.reach == 0 or not np.isfinite(self.reach):
+            return
+        self.limits = candidates(headroom * self.reach)
+        flat = values.reshape(-1)
+        self.squares += squared_errors(flat, self.limits, self.up_to(1.0).codes(self.bits))
+        self.beyond += beyond(flat, self.limits)
+        self.seen += flat.size
+
+    def up_to(self, limit: float) -> Range:
+        high = float(limit)
+        return Range(-high if self.low < 0 else 0.0, high)
 
 
-def _widened(reach: tuple[float, float], values: Float[np.ndarray, ...]) -> tuple[float, float]:
-    if not values.size:
-        return reach
-    return min(reach[0], float(values.min())), max(reach[1], float(values.max()))
+def _by_rows(
+    tiles: Sequence[Tile], vectors: Float[np.ndarray, "vectors rows"]
+) -> Iterator[tuple[int, Float[np.ndarray, "vectors rows_of_tile"]]]:
+    """The inputs of tiles that stand side by side, by their first row."""
+    for start, stop in {tile.rows.start: tile.rows.stop for tile in tiles}.items():
+        yield start, vectors[:, start:stop]
 
 
-def _range(reach: tuple[float, float], headroom: float) -> Range:
-    """A tile that saw only zeros still needs a range; any will do, and one unit is as good as another."""
-    low, high = reach if reach != (0.0, 0.0) else (-1.0, 1.0)
-    return Range.of(low * headroom, high * headroom)
+def _by_tile(
+    node: MatrixVector, tiles: Sequence[Tile], vectors: Float[np.ndarray, "vectors rows"]
+) -> Iterator[tuple[Tile, Float[np.ndarray, "vectors columns_of_tile"]]]:
+    """Every tile's partial sums."""
+    for tile in tiles:
+        block = node.matrix.block(tile.rows, tile.columns).astype(vectors.dtype)
+        yield tile, vectors[:, tile.rows.start : tile.rows.stop] @ block
 
 
 def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
     """The input vectors of a contraction, one per row."""
     vectors = values if node.windows is None else node.windows(values)
-    return np.asarray(vectors.reshape(-1, node.matrix.rows), dtype=np.float64)
+    return np.asarray(vectors.reshape(-1, node.matrix.rows), dtype=np.float32)
+
+
+def _numbers(vectors: Float[np.ndarray, "vectors rows"]) -> Float[np.ndarray, "fewer rows"]:
+    """Those that hold no NaN, which nothing can be learned from."""
+    return np.asarray(vectors[~np.isnan(vectors).any(axis=1)])
 
 
 def _thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.ndarray, "fewer rows"]:
