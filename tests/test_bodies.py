@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnxruntime as ort
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapping import fabricated
@@ -151,6 +152,23 @@ def test_a_branch_that_calibration_never_takes_is_mapped_as_well(tmp_path: Path,
         verdict = bundle.verify(tmp_path / data, monte_carlo=1, trim=True)
         assert verdict.outputs["y"].relative_error is not None
         assert verdict.outputs["y"].relative_error < most
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_matrix_of_which_each_branch_has_a_copy_is_built_once(
+    external: bool, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    values = normal(rng, 20, 30)
+    text = BRANCHES.replace("float[N,4]", "float[N,20]").replace("float[N,3]", "float[N,30]")
+    path = parsed(text, tmp_path, u=values, v=values.copy())
+    if external:
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location="data", size_threshold=0)
+    found = imported(path, tmp_path)
+    assert [contraction.weight.name for contraction in found.graph.contractions()] == ["u", "u"]
+    np.savez(tmp_path / "data.npz", x=normal(rng, 8, 20), c=np.array(True))
+    bundle = pfmc.compile(path, tmp_path / "out", calibration=tmp_path / "data.npz")
+    assert bundle.manifest.tiles == 1
+    assert bundle.manifest.parameters.mapped == values.size
 
 
 def test_the_branch_of_a_constant_condition_is_no_body(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -22,6 +22,7 @@ from pfmc.frontend.bodies import ENTERED, entered, flatten, made_in, name_nodes
 from pfmc.frontend.building import graphs_of
 from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
+from pfmc.frontend.duplicates import merge_equal
 from pfmc.frontend.operators import operation
 from pfmc.frontend.opsets import brought_to_opset_min
 from pfmc.frontend.recurrent import expand_recurrent
@@ -97,9 +98,10 @@ def _fold(model: Path, folded: Path, memory: int, where: str) -> None:
 
 
 def _flattened(folded: Path) -> onnx.ModelProto:
-    """The folded model, everything in it with a name of its own."""
+    """The folded model, everything in it with a name of its own, and no constant twice."""
     model = onnx.load(folded, load_external_data=False)
     flatten(model.graph)
+    merge_equal(model.graph, folded.parent)
     name_nodes(model.graph)
     return model
 
