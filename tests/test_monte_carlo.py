@@ -110,6 +110,12 @@ def test_the_numbers_are_those_of_the_chips(bundle: pfmc.Bundle) -> None:
     assert chips.accuracy.worst <= chips.accuracy.mean <= 1
 
 
+def test_the_number_of_threads_does_not_matter(bundle: pfmc.Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = bundle.verify(TEST, monte_carlo=4, samples=64).monte_carlo
+    monkeypatch.setattr("pfmc.check.monte_carlo.THREADS", 1)
+    assert bundle.verify(TEST, monte_carlo=4, samples=64).monte_carlo == several
+
+
 def test_chips_are_made_with_one_blas_thread(bundle: pfmc.Bundle) -> None:
     """With two the small products of a tile wait for each other, five times as long."""
     reference = Runtime(bundle.manifest.path_of(bundle.path, "model"))
@@ -150,6 +156,72 @@ def test_blame_names_temperature_and_mismatch(bundle: pfmc.Bundle) -> None:
     assert list(effects.values()) == sorted(effects.values(), reverse=True)
     assert set(contractions) == {tile.node for tile in bundle.tiles}
     assert all(error > chips.blame.drawn for error in contractions.values())
+
+
+ALONE: Mapping[str, dict[str, float]] = {
+    "mismatch": {"sheet_mismatch": 1e-7},
+    "wires": {"wire": 0.3},
+    "converters": {"converter_offset": 5.0},
+    "noise": {"converter_noise": 5.0},
+    "stuck devices": {"stuck_open": 0.01},
+}
+
+
+@pytest.mark.parametrize("effect", ALONE)
+def test_blame_points_to_the_only_effect(bundle: pfmc.Bundle, effect: str) -> None:
+    made = fabrication(bundle)
+    reference = Runtime(bundle.manifest.path_of(bundle.path, "model"))
+    dataset = load_dataset(TEST, reference.inputs).take(64)
+    alone = replace(made, variation=replace(made.maker.still, **ALONE[effect]))
+    found = monte_carlo(
+        alone, dataset, reference.run(dataset), runs=2, tolerance=0.1, progress=lambda _done: None
+    ).blame
+    first, *others = found.effects
+    assert first == effect
+    assert found.effects[first] > 1.5 * found.drawn
+    assert {found.effects[other] for other in others} == {found.drawn}
+
+
+def test_independent_copies_divide_the_error_of_mismatch_by_the_root_of_their_number(bundle: pfmc.Bundle) -> None:
+    made = fabrication(bundle)
+    manifest = bundle.manifest
+    inputs = Runtime(manifest.path_of(bundle.path, "model")).inputs
+    alone = replace(made.maker.still, sheet_mismatch=made.variation.sheet_mismatch)
+    tiles = list(zip(read_tiles(manifest.path_of(bundle.path, "tiles")), bundle.read_back(), strict=True))
+    four = Fabrication.of(
+        manifest.technology,
+        manifest.path_of(bundle.path, "host"),
+        [record.model_copy(update={"copies": 4, "copy_number": copy}) for record, _ in tiles for copy in range(4)],
+        [built for _, built in tiles for _ in range(4)],
+        load_values(manifest.path_of(bundle.path, "input-values"), inputs),
+        seed=0,
+        trim=False,
+    )
+    drawn = errors(made, bundle, made.maker.still, 1)[0]
+    single, averaged = (np.sqrt(np.mean(errors(one, bundle, alone, 8) ** 2) - drawn**2) for one in (made, four))
+    assert averaged == pytest.approx(single / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_saturated_readings_have_no_part_in_the_trim(bundle: pfmc.Bundle, share: float) -> None:
+    """Weak columns whose offset puts a part of the readings at the converters' limit: their gain is right anyway."""
+    made = fabrication(bundle, trim=True)
+    assert made.trim is not None
+    for name, drawn in made.drawn.items():
+        full = made.maker.crossbars[name].output_code_high * made.maker.crossbars[name].microamps_per_code
+        weak = replace(drawn, microsiemens=0.8 * drawn.microsiemens, offset=share * full)
+        (trimmed,) = made.trim.trimmed({name: weak}, np.random.default_rng(0)).values()
+        np.testing.assert_allclose(trimmed.gain, 1.25, rtol=0.03)
+
+
+def test_a_column_that_is_always_saturated_is_left_as_it_is(bundle: pfmc.Bundle) -> None:
+    made = fabrication(bundle, trim=True)
+    assert made.trim is not None
+    for name, drawn in made.drawn.items():
+        full = made.maker.crossbars[name].output_code_high * made.maker.crossbars[name].microamps_per_code
+        (trimmed,) = made.trim.trimmed({name: replace(drawn, offset=3 * full)}, np.random.default_rng(0)).values()
+        np.testing.assert_array_equal(trimmed.gain, 1.0)
+        np.testing.assert_array_equal(trimmed.added, 0.0)
 
 
 GLOBAL: Mapping[str, dict[str, float]] = {
