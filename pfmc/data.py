@@ -16,7 +16,8 @@ from pfmc.errors import DataError
 
 MAX_BYTES: Final = 8 * 2**30  # of a data file once unpacked
 RANDOM_SAMPLES: Final = 64  # drawn where no data are given
-RANDOM_EXTENT: Final = 8  # of an axis whose length the model leaves open, where inputs are drawn
+# Of an axis whose length the model leaves open, where inputs are drawn: one after the other, until the model runs.
+RANDOM_EXTENTS: Final = (8, 32, 128, 512)
 _UNREADABLE: Final = (  # what zipfile and numpy raise on files that are damaged or no archives of arrays
     *(ValueError, TypeError, KeyError, EOFError, RuntimeError, MemoryError, RecursionError, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error),
@@ -107,12 +108,14 @@ def load_dataset(path: Path, inputs: Sequence[InputSpec]) -> Dataset:
     return Dataset(arrays, labels, "file", frozenset(known) - sampled)
 
 
-def random_dataset(inputs: Sequence[InputSpec], samples: int, rng: np.random.Generator) -> Dataset:
+def random_dataset(
+    inputs: Sequence[InputSpec], samples: int, rng: np.random.Generator, extent: int = RANDOM_EXTENTS[0]
+) -> Dataset:
     """Inputs that a model accepts, if not ones that mean anything.
 
     Floating-point inputs are standard normal; integers and truth values are 0 or 1, which is valid where they are
-    indices into any table of two entries. Open axes behind the samples have 8 entries, and 1 in inputs that are the
-    same for all samples.
+    indices into any table of two entries. Open axes behind the samples have ``extent`` entries, and 1 in inputs that
+    are the same for all samples.
 
     Raises:
         DataError: for an input whose type cannot be drawn.
@@ -121,9 +124,9 @@ def random_dataset(inputs: Sequence[InputSpec], samples: int, rng: np.random.Gen
     arrays = {}
     for spec in inputs:
         if spec.name in sampled:
-            shape = (samples, *(RANDOM_EXTENT if extent is None else extent for extent in spec.shape[1:]))
+            shape = (samples, *(extent if size is None else size for size in spec.shape[1:]))
         else:
-            shape = tuple(1 if extent is None else extent for extent in spec.shape)
+            shape = tuple(1 if size is None else size for size in spec.shape)
         if np.dtype(spec.dtype).kind == "f":
             arrays[spec.name] = np.asarray(rng.standard_normal(shape), dtype=spec.dtype)
         else:

@@ -29,10 +29,10 @@ from pfmc.bundle import (
 )
 from pfmc.check.lift import host_model, save_model
 from pfmc.check.rebuild import rebuild
-from pfmc.data import RANDOM_SAMPLES, load_dataset, random_dataset, save_values, scrambled
+from pfmc.data import RANDOM_SAMPLES, load_dataset, save_values, scrambled
 from pfmc.errors import ArtifactError, UsageError
 from pfmc.frontend.activations import recorder
-from pfmc.frontend.counts import Counts, count
+from pfmc.frontend.counts import Counts, count, drawn_inputs
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.ir.graph import HostNode
@@ -98,9 +98,9 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
         imported = import_model(model, work)
         if options.calibration is not None:
             dataset = load_dataset(options.calibration, imported.inputs)
+            counts = count(imported, dataset)
         else:
-            dataset = random_dataset(imported.inputs, RANDOM_SAMPLES, np.random.default_rng(options.seed))
-        counts = count(imported, dataset)
+            dataset, counts = drawn_inputs(imported, RANDOM_SAMPLES, options.seed)
 
         def after(step: Pass[Any, Any], result: Any) -> None:
             if step.name in options.print_after:
@@ -141,8 +141,8 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             stage=observer.stage,
         )
         layout = run_pipeline(passes, imported.graph, context, after=after)
-        drawn, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
-        emission = backend.emit(drawn, folder, observer.stage("writing the files", len(layout.tiles)))
+        metered, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
+        emission = backend.emit(metered, folder, observer.stage("writing the files", len(layout.tiles)))
         accounts = accounts_of(emission)
         written = [
             *emission.files,

@@ -21,7 +21,7 @@ from pfmc.data import Dataset, load_dataset, random_dataset
 from pfmc.errors import DataError, ImportModelError
 from pfmc.frontend.activations import recorder
 from pfmc.frontend.constants import Constants
-from pfmc.frontend.counts import count
+from pfmc.frontend.counts import count, drawn_inputs
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.operators import operation
 from pfmc.frontend.runtime import Runtime
@@ -449,3 +449,15 @@ def test_a_model_that_cannot_be_loaded_is_one_line(capfd: pytest.CaptureFixture[
         made.graph.input.append(info)
         Runtime(made.SerializeToString())
     assert capfd.readouterr() == ("", "")
+
+
+def test_random_inputs_are_as_long_as_the_model_needs(rng: np.random.Generator, tmp_path: Path) -> None:
+    """A kernel of 100 entries does not fit on 8 or 32; where no length will do, an error says what is wrong."""
+    conv = model([node("Conv", "x w", "y")], {"x": [None, 1, None]}, ["y"], {"w": normal(rng, 2, 1, 100)})
+    dataset, counts = drawn_inputs(imported(conv, tmp_path), 3, 0)
+    assert dataset.arrays["x"].shape == (3, 1, 128)
+    assert counts.macs == 29 * 2 * 100
+    (other := tmp_path / "other").mkdir()
+    impossible = model([node("MatMul", "x w", "y")], {"x": [None, None]}, ["y"], {"w": normal(rng, 100, 2)})
+    with pytest.raises(DataError, match="cannot run it"):
+        drawn_inputs(imported(impossible, other), 3, 0)

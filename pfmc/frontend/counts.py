@@ -7,10 +7,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import onnx
 from onnx import helper
 
-from pfmc.data import Dataset, sample_axis
+from pfmc.data import RANDOM_EXTENTS, Dataset, random_dataset, sample_axis
+from pfmc.errors import DataError
 from pfmc.frontend.activations import Seen, record
 from pfmc.frontend.bodies import entered
 from pfmc.frontend.building import kind_of
@@ -59,6 +61,23 @@ class Counts:
     def macs(self) -> int:
         """All of them."""
         return sum(self.macs_by_node.values())
+
+
+def drawn_inputs(imported: ImportedModel, samples: int, seed: int) -> tuple[Dataset, Counts]:
+    """Random inputs that a model runs on, as short on its open axes as it allows, and its sizes.
+
+    Raises:
+        DataError: if there are none; it says what is wrong with the shortest.
+    """
+    problems: list[DataError] = []
+    given = all(None not in spec.shape[1:] for spec in imported.inputs)
+    for extent in RANDOM_EXTENTS[:1] if given else RANDOM_EXTENTS:
+        dataset = random_dataset(imported.inputs, samples, np.random.default_rng(seed), extent)
+        try:
+            return dataset, count(imported, dataset)
+        except DataError as problem:
+            problems.append(problem)
+    raise problems[0]
 
 
 def count(imported: ImportedModel, dataset: Dataset) -> Counts:
