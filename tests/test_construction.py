@@ -10,9 +10,8 @@ import pytest
 from pfmc.errors import UsageError
 from pfmc.physics.construction import Constructed, Ports, construct
 from pfmc.physics.diffraction import gaussian_modes, spot_centres
-from pfmc.physics.jacobian import jacobian
 from pfmc.physics.polish import polish
-from pfmc.physics.volume import Volume, linearise, tangent, transfer_matrix
+from pfmc.physics.volume import Volume, transfer_matrix
 
 VOLUME = Volume(12, 12, 12, 2e-6, 40e-6, 1e-6, 1.45, spread=1e-6, samples=2, steps=16)
 PORTS = Ports(spot_centres(2, 2, 8e-6), spot_centres(1, 3, 6e-6), 2.5e-6)
@@ -48,19 +47,6 @@ def test_a_miss_is_told() -> None:
     found = construct(W, PORTS, volume, table, np.random.default_rng(0))
     assert found.error > 0.02
     assert judged(found, table, volume) == pytest.approx(found.error, rel=0.1)
-
-
-def test_slopes_are_those_of_the_light() -> None:
-    volume = replace(VOLUME, layers=3, rows=6, columns=5, steps=3, padding=8e-6)
-    inputs = gaussian_modes(spot_centres(2, 2, 4e-6), 1.7e-6, volume.grid)
-    outputs = gaussian_modes(spot_centres(1, 3, 3e-6), 2e-6, volume.grid)
-    rng = np.random.default_rng(7)
-    delta_n, change = (rng.uniform(-2.5e-3, 2.5e-3, volume.shape) for _ in range(2))
-    transfer, slopes = jacobian(delta_n, inputs, outputs, volume)
-    at = linearise(delta_n, inputs, outputs, volume)
-    np.testing.assert_allclose(transfer, at.transfer, atol=1e-14)
-    found = (change.reshape(-1) @ slopes).reshape(3, 4)
-    np.testing.assert_allclose(found, tangent(at, change).real, atol=1e-13)
 
 
 def test_polish_goes_far_below_rounding() -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import scipy.fft
 import scipy.special
 from array_api_compat import array_namespace
-from jaxtyping import Complex, Float, Num
+from jaxtyping import Complex, Float
 
 from pfmc.errors import UsageError
 from pfmc.physics.diffraction import Grid, cosines, like, overlap, slab, transform, transform_back
@@ -281,71 +281,6 @@ def transfer_matrix(
         return overlap(outputs, propagate_volume(inputs, delta_n, volume), volume.grid)
     xp = array_namespace(inputs, outputs)
     return xp.conj(overlap(inputs, propagate_volume_adjoint(outputs, delta_n, volume), volume.grid)).T
-
-
-@dataclass(frozen=True)
-class Linearised:
-    """A volume's transfer matrix and the fields of both directions at every kick: its Jacobian, never formed.
-
-    Args:
-        transfer: [outputs, inputs].
-        forward: electric field of each input at each kick and sample, [kicks, inputs, samples].
-        backward: derivative of each output by the index change at each kick and sample, per unit of the forward field
-            there, [kicks, outputs, samples].
-        volume: the block.
-    """
-
-    transfer: Complex[Any, "outputs inputs"]
-    forward: Complex[Any, "kicks inputs samples"]
-    backward: Complex[Any, "kicks outputs samples"]
-    volume: Volume
-
-
-def linearise(
-    delta_n: Float[Any, "layers y x"],
-    inputs: Complex[Any, "inputs rows columns"],
-    outputs: Complex[Any, "outputs rows columns"],
-    volume: Volume,
-) -> Linearised:
-    """The transfer matrix at an index map and what its derivatives need; arguments as of ``transfer_matrix``.
-
-    Memory: layers · steps · (inputs + outputs) complex fields of ``written(volume)``.
-    """
-    xp = array_namespace(delta_n, inputs, outputs)
-    forward: list[Any] = []
-    backward: list[Any] = []
-    behind = walk(inputs, delta_n, volume, forward.append)
-    walk(xp.conj(outputs), xp.flip(delta_n, axis=0), volume, backward.append)
-    rows, columns = written(volume)
-    for kick, (scattering, phase) in enumerate(kicks(delta_n, volume, inputs)):
-        factor = (1j * phase * volume.grid.pixel**2) * (scattering[rows, columns] + 1)
-        backward[-1 - kick] = backward[-1 - kick] * factor
-    backward.reverse()
-    flat = [xp.stack([xp.reshape(a, (a.shape[0], -1)) for a in side]) for side in (forward, backward)]
-    return Linearised(overlap(outputs, behind, volume.grid), flat[0], flat[1], volume)
-
-
-def tangent(at: Linearised, change: Float[Any, "layers y x"]) -> Complex[Any, "outputs inputs"]:
-    """J v: change of the transfer matrix, to first order, for a change of every voxel's index."""
-    xp = array_namespace(change, at.forward)
-    rows, columns = written(at.volume)
-    change = xp.reshape(sampled_index(change, at.volume)[:, rows, columns], (at.volume.layers, -1))
-    total: Any = 0
-    for kick, (forward, backward) in enumerate(zip(at.forward, at.backward, strict=True)):
-        total = total + (backward * change[kick // at.volume.steps]) @ forward.T
-    return total
-
-
-def cotangent(at: Linearised, gradient: Num[Any, "outputs inputs"]) -> Float[Any, "layers y x"]:
-    """Jᵀ r: gradient by every voxel's index of Re Σ conj(gradient) · transfer. Adjoint of ``tangent``."""
-    xp = array_namespace(gradient, at.forward)
-    grid, (rows, columns), steps = at.volume.grid, written(at.volume), at.volume.steps
-    weights = xp.astype(xp.conj(gradient), at.forward.dtype)
-    result = xp.zeros((at.volume.layers, grid.rows, grid.columns), dtype=xp.real(at.transfer).dtype)
-    for kick, (forward, backward) in enumerate(zip(at.forward, at.backward, strict=True)):
-        part = xp.real(xp.sum(backward * (weights @ forward), axis=0))
-        result[kick // steps, rows, columns] += xp.reshape(part, (rows.stop - rows.start, -1))
-    return sampled_index_adjoint(result, at.volume)
 
 
 def written(volume: Volume) -> tuple[slice, slice]:
