@@ -124,6 +124,9 @@ Node: TypeAlias = HostNode | Affine | Contraction
 class Graph:
     """A model: nodes in topological order; values are known by name.
 
+    The nodes in the bodies of an If or a Loop stand before it, and it reads what its bodies give; what a body is given
+    is made by no node.
+
     Attributes:
         shapes: shape of each value where it is known; an unknown axis is None.
     """
