@@ -14,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+from glasses import small_glass, small_model
+from onnx import numpy_helper
 from pfmc_backends.glass_voxels import store
 
 import pfmc
@@ -23,7 +26,6 @@ from pfmc.bundle import read_details
 from pfmc.errors import CapacityError, UsageError
 from pfmc.primitives.volume_store import VolumeStore
 from pfmc.sections import OpticalEnergy, VolumeDetails
-from tests.glasses import small_glass, small_model
 
 
 def compiled(folder: Path, name: str = "glass", **more: object) -> Bundle:
@@ -187,29 +189,39 @@ def test_targets_and_technologies_must_agree(tmp_path: Path) -> None:
         pfmc.compile(small_model(tmp_path), tmp_path / "glass", target="glass", technology="sg13g2")
 
 
-def test_written_blocks_differ_and_their_errors_are_blamed_on_what_causes_them(bundle: Bundle) -> None:
-    found, again = (bundle.verify(monte_carlo=3, seed=4).monte_carlo for _ in range(2))
-    assert found is not None and found == again
-    error, blame = found.outputs["y"].relative_error, found.blame
-    assert blame.drawn is not None and error.mean is not None
-    assert error.mean > 1.5 * blame.drawn and error.sigma is not None and error.sigma > 0
-    assert next(iter(blame.effects)) == "position of layers"
-    assert set(blame.contractions) == {"fc"}
-
-
-def test_better_positions_make_better_blocks(bundle: Bundle, tmp_path: Path) -> None:
-    """The same block, judged by the word of a better writer."""
-    better = copied(bundle, tmp_path)
-    manifest = better.path / "manifest.json"
+def by_another_writer(bundle: Bundle, folder: Path, **errors: float) -> Bundle:
+    """The same block with the word of another writer, whose errors are so many times as large."""
+    other = copied(bundle, folder)
+    manifest = other.path / "manifest.json"
     content = json.loads(manifest.read_text())
-    for key in ("layer_position", "voxel_position"):
-        content["technology"]["errors"][key]["value"] /= 10
+    for key, factor in errors.items():
+        content["technology"]["errors"][key]["value"] *= factor
     manifest.write_text(json.dumps(content))
-    errors = [
-        made.monte_carlo.outputs["y"].relative_error.mean
-        for made in (bundle.verify(monte_carlo=2), pfmc.open(better.path).verify(monte_carlo=2))
-        if made.monte_carlo is not None
-    ]
+    return pfmc.open(other.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "effect"), [("layer_position", "position of layers"), ("index_noise", "index of voxels")]
+)
+def test_errors_of_written_blocks_are_blamed_on_what_causes_them(
+    bundle: Bundle, tmp_path: Path, key: str, effect: str
+) -> None:
+    worse = by_another_writer(bundle, tmp_path, **{key: 8.0})
+    found = worse.verify(monte_carlo=2, seed=4, ideal_converters=True).monte_carlo
+    assert found is not None
+    error, blame = found.outputs["y"].relative_error, found.blame
+    assert blame.drawn is not None and error.mean is not None and error.mean > 5 * blame.drawn
+    assert error.sigma is not None and error.sigma > 0
+    assert next(iter(blame.effects)) == effect and set(blame.contractions) == {"fc"}
+
+
+def test_better_positions_make_better_blocks_and_a_seed_makes_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    better = by_another_writer(bundle, tmp_path, layer_position=0.1, voxel_position=0.1, index_scale=0.1)
+    found, again, other = (
+        made.verify(monte_carlo=2, ideal_converters=True).monte_carlo for made in (bundle, bundle, better)
+    )
+    assert found is not None and found == again and other is not None
+    errors = [made.outputs["y"].relative_error.mean for made in (found, other)]
     assert errors[0] is not None and errors[1] is not None and errors[1] < 0.7 * errors[0]
 
 
@@ -230,3 +242,25 @@ def test_an_interrupt_ends_at_once_and_volumes_that_are_finished_are_kept(tmp_pa
     assert stderr.splitlines() == ["pfmc: error: interrupted, nothing was written"]
     assert running.returncode == 2
     assert not (tmp_path / "glass").exists() and len(list(kept.glob("*.npz"))) == 1
+
+
+def test_the_model_as_fabricated_holds_both_quadratures_and_turns_with_the_oscillator(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """A quarter turn of the local oscillators reads the imaginary part of the same transfer matrices."""
+    bundle.export(tmp_path / "model.onnx", "onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    real, imaginary = (numpy_helper.to_array(found[f"fc/{part}"]) for part in ("microsiemens", "quadrature"))
+    assert real.shape == imaginary.shape and np.linalg.norm(imaginary) > 0.2 * np.linalg.norm(real)
+    for part, value in (("cosine", 0.0), ("sine", 1.0)):
+        tensor = numpy_helper.from_array(np.full((1, 1, 1), value, np.float32), f"fc/oscillator_{part}")
+        found[f"fc/oscillator_{part}"].CopyFrom(tensor)
+    rotated = model.SerializeToString()
+    found["fc/microsiemens"].CopyFrom(numpy_helper.from_array(imaginary, "fc/microsiemens"))
+    for part, value in (("cosine", 1.0), ("sine", 0.0)):
+        tensor = numpy_helper.from_array(np.full((1, 1, 1), value, np.float32), f"fc/oscillator_{part}")
+        found[f"fc/oscillator_{part}"].CopyFrom(tensor)
+    x = {"x": np.random.default_rng(1).normal(size=(8, 6)).astype(np.float32)}
+    turned, expected = (ort.InferenceSession(m).run(None, x)[0] for m in (rotated, model.SerializeToString()))
+    np.testing.assert_allclose(turned, expected, atol=1e-5)

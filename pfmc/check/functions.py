@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import onnx
 import onnx.parser
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from onnx import numpy_helper
 
 from pfmc.backend import TileAsBuilt
@@ -77,6 +77,14 @@ _ROUND_AND_CLIP: Final = """
 """
 _IDEAL: Final = "{side}_code = Identity ({side}_exact)"
 _CURRENT: Final = "current = MatMul (voltage, microsiemens)"
+# What a homodyne receiver reads of a field: Re (T · field · exp(−iφ)), φ the phase of its local oscillator.
+_LIGHT_CURRENT: Final = """
+    in_phase = MatMul (voltage, microsiemens)
+    out_of_phase = MatMul (voltage, quadrature)
+    from_in_phase = Mul (in_phase, oscillator_cosine)
+    from_out_of_phase = Mul (out_of_phase, oscillator_sine)
+    current = Add (from_in_phase, from_out_of_phase)
+"""
 _RESULT: Final = "y = Reshape (sum, shape)"
 # The errors of a made chip: one current per vector, row block and column, from the start again where they run out.
 _MADE_CURRENT: Final = """
@@ -99,7 +107,7 @@ _MADE_RESULT: Final = """
 MADE_INPUTS: Final = ("microamps_error", "units_offset")  # of the function where it computes what a made chip does
 
 
-def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False) -> onnx.FunctionProto:
+def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False, light: bool = False) -> onnx.FunctionProto:
     """The function ``pfmc.MatrixVector`` with the physics inside.
 
     Its inputs are x and the arrays of :class:`Crossbars`, by name; on a made chip, the errors ``MADE_INPUTS`` too: of
@@ -109,25 +117,29 @@ def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False) -> 
         opset: of the standard operators, at least 13; a model and its functions must agree.
         ideal_converters: leave rounding and clipping out.
         made: whether it computes what a made chip does.
+        light: whether fields are read, of both quadratures, not currents.
     """
+    names = input_names(ideal_converters=ideal_converters, light=light)
     converter = _IDEAL if ideal_converters else _ROUND_AND_CLIP
     text = _FUNCTION.format(
         domain=DOMAIN,
         operator=OPERATOR,
         opset=opset,
-        inputs=", ".join(("x", *input_names(ideal_converters=ideal_converters), *(MADE_INPUTS if made else ()))),
+        inputs=", ".join(("x", *names, *(MADE_INPUTS if made else ()))),
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
-        current=_MADE_CURRENT if made else _CURRENT,
+        current=_MADE_CURRENT if made else _LIGHT_CURRENT if light else _CURRENT,
         result=_MADE_RESULT if made else _RESULT,
     )
     return onnx.parser.parse_function(text)
 
 
-def input_names(*, ideal_converters: bool) -> tuple[str, ...]:
-    """Names of the function's inputs after x: arrays of :class:`Crossbars`."""
-    names = ("input_step", "volts_per_code", "microsiemens", "microamps_per_code", "units_per_code")
+def input_names(*, ideal_converters: bool, light: bool = False) -> tuple[str, ...]:
+    """Names of the function's inputs after x: arrays of :class:`Crossbars`, of light those of its read-out too."""
+    names: tuple[str, ...] = ("input_step", "volts_per_code", "microsiemens", "microamps_per_code", "units_per_code")
     limits = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
+    if light:
+        names += ("quadrature", "oscillator_cosine", "oscillator_sine")
     return names if ideal_converters else names + limits
 
 
@@ -135,12 +147,14 @@ def input_names(*, ideal_converters: bool) -> tuple[str, ...]:
 class Crossbars:
     """The tiles of one contraction, side by side. Where no tile is, everything is zero but the divisors.
 
-    Conductances and currents are in microsiemens and microamperes: near 1, as float32 likes it.
+    Conductances and currents are in microsiemens and microamperes: near 1, as float32 likes it. In glass, amplitudes
+    of fields stand for voltages and currents, in √W and √W · 1e-6, and transfer matrices for conductances.
 
     Attributes:
         name: of the contraction.
         rows: of its matrix.
         copies: of every tile; each has row blocks of its own.
+        quadrature: in glass, the imaginary part of what ``microsiemens`` is the real part of.
     """
 
     name: str
@@ -155,6 +169,7 @@ class Crossbars:
     output_code_low: Float[np.ndarray, "blocks 1 columns"]
     output_code_high: Float[np.ndarray, "blocks 1 columns"]
     units_per_code: Float[np.ndarray, "blocks 1 columns"]
+    quadrature: Float[np.ndarray, "blocks height columns"] | None = None
 
     @classmethod
     def of(
@@ -188,6 +203,7 @@ class Crossbars:
             output_code_low=per_column(0),
             output_code_high=per_column(0),
             units_per_code=per_column(0),
+            quadrature=np.zeros((blocks, height, columns), np.float32) if technology.target == "glass" else None,
         )
         inputs: dict[int, TileRecord] = {}
         for tile in tiles:
@@ -219,11 +235,23 @@ class Crossbars:
         blocks, height, _ = self.microsiemens.shape
         return int(tile.copy_number * (blocks // self.copies) + tile.row_start // height)
 
-    def place(self, tile: TileRecord, siemens: Float[np.ndarray, "rows columns"]) -> None:
-        """Put in what the devices of a tile compute together: its effective matrix, whole."""
+    def place(self, tile: TileRecord, matrix: Num[np.ndarray, "rows columns"]) -> None:
+        """Put in what a tile computes: its effective matrix in siemens, whole, or its transfer matrix."""
         rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
-        at = self.block_of(tile)
-        self.microsiemens[at, :rows, tile.column_start : tile.column_stop] = 1e6 * siemens[:rows, :columns]
+        at, across = self.block_of(tile), slice(tile.column_start, tile.column_stop)
+        self.microsiemens[at, :rows, across] = 1e6 * np.real(matrix[:rows, :columns])
+        if self.quadrature is not None:
+            self.quadrature[at, :rows, across] = 1e6 * np.imag(matrix[:rows, :columns])
+
+    @property
+    def oscillator_cosine(self) -> Float[np.ndarray, "1 1 1"]:
+        """Of the phase of the local oscillators: none, as drawn."""
+        return np.ones((1, 1, 1), np.float32)
+
+    @property
+    def oscillator_sine(self) -> Float[np.ndarray, "1 1 1"]:
+        """Likewise."""
+        return np.zeros((1, 1, 1), np.float32)
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of the call: how x is padded and split."""
@@ -238,13 +266,12 @@ class Crossbars:
             "ones": [1, blocks],
         }
 
-    def tensors(self, *, ideal_converters: bool) -> Iterator[onnx.TensorProto]:
+    def tensors(self, *, ideal_converters: bool, light: bool = False) -> Iterator[onnx.TensorProto]:
         """The function's inputs after x, named "contraction/name"."""
-        for name in input_names(ideal_converters=ideal_converters):
+        for name in input_names(ideal_converters=ideal_converters, light=light):
             values = getattr(self, name)
-            yield numpy_helper.from_array(
-                values if name == "microsiemens" else told_once(values), f"{self.name}/{name}"
-            )
+            whole = name in {"microsiemens", "quadrature"}
+            yield numpy_helper.from_array(values if whole else told_once(values), f"{self.name}/{name}")
 
 
 def told_once(values: Float[np.ndarray, "*n columns"]) -> Float[np.ndarray, "*n k"]:

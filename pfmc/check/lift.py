@@ -110,10 +110,10 @@ def as_fabricated(
     records = {tile.name: tile for tile in tiles}
     for tile, matrix in _matrices(_matched(records, built), technology, ideal_wires=ideal_wires):
         crossbars[tile.node].place(tile, matrix)
-    names = Names(model.graph)
+    names, light = Names(model.graph), isinstance(technology, GlassTechnology)
     for name in list(crossbars):
-        add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters)
-    model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters))
+        add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters, light=light)
+    model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters, light=light))
     return model
 
 
@@ -148,12 +148,10 @@ def open_host(
 def _matrices(
     tiles: Iterable[tuple[TileRecord, AsBuilt]], technology: AnyTechnology, *, ideal_wires: bool
 ) -> Iterator[tuple[TileRecord, np.ndarray]]:
-    """What each tile computes, by its kind: siemens, or amplitudes per amplitude, of which a receiver reads the real
-    part.
-    """
+    """What each tile computes, by its kind: siemens, or amplitudes per amplitude, which are complex."""
     if isinstance(technology, GlassTechnology):
         volumes = ((record, built) for record, built in tiles if isinstance(built, VolumeAsBuilt))
-        yield from ((record, light.real) for record, light in transfer_matrices(volumes, technology))
+        yield from transfer_matrices(volumes, technology)
     else:
         crossbars = ((record, built) for record, built in tiles if isinstance(built, TileAsBuilt))
         yield from effective_matrices(crossbars, ideal_wires=ideal_wires)
@@ -246,10 +244,16 @@ def _taps(windows: Windows) -> Iterator[tuple[list[int], list[int]]]:
 
 
 def add_physics(
-    graph: onnx.GraphProto, calls: Sequence[onnx.NodeProto], crossbars: Crossbars, names: Names, ideal_converters: bool
+    graph: onnx.GraphProto,
+    calls: Sequence[onnx.NodeProto],
+    crossbars: Crossbars,
+    names: Names,
+    ideal_converters: bool,
+    *,
+    light: bool = False,
 ) -> None:
     """Hand the calls that go to the same tiles their numbers: attributes, and initialisers as inputs."""
-    tensors = list(crossbars.tensors(ideal_converters=ideal_converters))
+    tensors = list(crossbars.tensors(ideal_converters=ideal_converters, light=light))
     for tensor in tensors:
         tensor.name = names.new(tensor.name)
         graph.initializer.append(tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 import numpy as np
@@ -80,6 +80,7 @@ class GlassMaker:
     Attributes:
         crossbars: of each contraction, converters only.
         records, volumes: of every tile, in the order of the table.
+        drawn: transfer matrix of every tile, computed as those of written ones are.
         seed: block number k is always the same, whatever else is made.
     """
 
@@ -87,8 +88,25 @@ class GlassMaker:
     crossbars: Mapping[str, Crossbars]
     records: Sequence[TileRecord]
     volumes: Sequence[VolumeAsBuilt]
+    drawn: Sequence[Complex[np.ndarray, "rows columns"]]
     seed: int
     effects: ClassVar[Mapping[str, tuple[str, ...]]] = EFFECTS
+
+    @classmethod
+    def of(
+        cls,
+        technology: GlassTechnology,
+        crossbars: Mapping[str, Crossbars],
+        records: Sequence[TileRecord],
+        volumes: Sequence[VolumeAsBuilt],
+        *,
+        seed: int,
+    ) -> GlassMaker:
+        """The maker of a block whose volumes the files have so."""
+        maker = cls(technology, crossbars, records, volumes, (), seed)
+        primitive = DiffractiveVolume.of(technology)
+        drawn = [maker._written(primitive, part, maker.still, maker.generator(0, part)) for part in range(len(records))]
+        return replace(maker, drawn=drawn)
 
     def generator(self, chip: int, part: int) -> np.random.Generator:
         """See :class:`pfmc.check.made.Maker`."""
@@ -107,6 +125,8 @@ class GlassMaker:
         primitive = DiffractiveVolume.of(self.technology)
         for part in parts:
             light = self._written(primitive, part, variation, self.generator(number, part))
+            # What an error of the index does to all light alike, oscillators are set to, as a laboratory would.
+            light = light * np.exp(-1j * np.angle(np.vdot(self.drawn[part], light)))
             rng = self.generator(number, part + len(self.records))
             self._place(made, self.records[part], light, variation, rng)
         return made

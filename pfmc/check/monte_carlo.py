@@ -192,10 +192,11 @@ def _maker(
     """Who makes chips of a technology, and how much they differ."""
     if isinstance(technology, GlassTechnology):
         volumes = [volume for volume in built if isinstance(volume, VolumeAsBuilt)]
-        return GlassMaker(technology, crossbars, records, volumes, seed), glass_variation(technology)
+        maker = GlassMaker.of(technology, crossbars, records, volumes, seed=seed)
+        return maker, glass_variation(technology)
     tiles = (tile for tile in built if isinstance(tile, TileAsBuilt))
-    maker = ChipMaker.of(technology, crossbars, records, tiles, seed=seed, ideal_wires=ideal_wires)
-    return maker, technology_variation(technology)
+    chips = ChipMaker.of(technology, crossbars, records, tiles, seed=seed, ideal_wires=ideal_wires)
+    return chips, technology_variation(technology)
 
 
 def monte_carlo(
