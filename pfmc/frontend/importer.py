@@ -140,7 +140,10 @@ def _graph(
     model: onnx.ModelProto, constants: Constants, rewritten: Rewritten, inputs: Sequence[str], path: Path
 ) -> Graph:
     shapes = _shapes(model)
-    nodes = tuple(_operation(node, part, constants, shapes, rewritten) for part, node in entered(model.graph))
+    nodes = tuple(
+        _operation(node, None if part is model.graph else part, constants, shapes, rewritten)
+        for part, node in entered(model.graph)
+    )
     contractions = [node for node in nodes if isinstance(node, Contraction)]
     if not contractions:
         why = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]
@@ -158,16 +161,16 @@ def _graph(
 
 def _operation(
     node: onnx.NodeProto,
-    graph: onnx.GraphProto,
+    body: onnx.GraphProto | None,
     constants: Constants,
     shapes: Mapping[str, tuple[int | None, ...]],
     rewritten: Rewritten,
 ) -> Node:
-    """The operation that a node of a graph is; the owner of bodies reads what they give."""
+    """The operation that a node is, of a body or of the model's graph; the owner of bodies reads what they give."""
     found = operation(node, constants, shapes, rewritten.reasons.get(node.name, ""))
     if isinstance(found, HostNode) and node.name in rewritten.helpers:
         return replace(found, reason="")  # it could multiply, but only rearranges
-    if isinstance(found, Affine) and found.input not in made_in(graph):
+    if isinstance(found, Affine) and body is not None and found.input not in made_in(body):
         return HostNode(node.name, node.op_type, found.inputs, found.outputs)  # not to be folded out of its body
     if isinstance(found, HostNode) and node.op_type in ENTERED:
         given = (value.name for body in subgraphs_of(node) for value in body.output)
