@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -187,7 +187,11 @@ class ChipMaker:
     wires: Sequence[Wires]
     law: TemperatureLaw
     seed: int
-    effects: ClassVar[Mapping[str, tuple[str, ...]]] = EFFECTS
+
+    @property
+    def effects(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`Maker`."""
+        return EFFECTS
 
     @classmethod
     def of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -90,7 +90,11 @@ class GlassMaker:
     volumes: Sequence[VolumeAsBuilt]
     drawn: Sequence[Complex[np.ndarray, "rows columns"]]
     seed: int
-    effects: ClassVar[Mapping[str, tuple[str, ...]]] = EFFECTS
+
+    @property
+    def effects(self) -> Mapping[str, tuple[str, ...]]:
+        """See :class:`pfmc.check.made.Maker`."""
+        return EFFECTS
 
     @classmethod
     def of(

@@ -181,20 +181,24 @@ class DiffractiveVolume:
         """
         rows, columns = block.shape
         ports = Ports(self.ports(rows), self.ports(columns), self.port_waist)
+        best: Written | None = None
         for layers, voxels in self._sizes(rows, columns):
             found = construct(block.T, ports, self.volume(layers, voxels), self.table, rng, wanted=wanted)
+            lost = self.lost(layers)
+            performance = Performance(
+                gain=lost * found.gain,
+                error=found.error,
+                efficiency=lost**2 * found.efficiency,
+                crosstalk=found.crosstalk,
+                layers=layers,
+                voxels=voxels,
+            )
+            if best is None or found.error < best.performance.error:
+                best = Written(found.levels.astype(np.uint8), performance)
             if found.error <= wanted:
                 break
-        lost = self.lost(layers)
-        performance = Performance(
-            gain=lost * found.gain,
-            error=found.error,
-            efficiency=lost**2 * found.efficiency,
-            crosstalk=found.crosstalk,
-            layers=layers,
-            voxels=voxels,
-        )
-        return Written(found.levels.astype(np.uint8), performance)
+        assert best
+        return best
 
     @property
     def table(self) -> Float[np.ndarray, " levels"]:

@@ -28,7 +28,7 @@ def pictures(
         cuts = index_picture(built.index_change, voxel, layer)
         yield Picture.of(f"Index change in tile {first.name}: one layer, and a cut along the light", cuts)
         for _, light in transfer_matrices([(first, built)], technology):
-            weights = light.real / first.scale_siemens
+            weights = np.real(light) / first.scale_siemens
             caption = f"Weights of tile {first.name} ({first.node}) as light through the written voxels computes them"
             yield Picture.of(f"{caption}, in the model's units", matrix_picture(weights, f"{first.name}: {first.node}"))
     side = technology.tile.voxels.value * voxel
