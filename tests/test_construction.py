@@ -41,6 +41,16 @@ def test_light_in_the_levels_computes_the_matrix(table: np.ndarray) -> None:
     assert np.array_equal(again.levels, found.levels)
 
 
+def test_torch_may_send_the_light() -> None:
+    torch = pytest.importorskip("torch")
+    volume, table = replace(VOLUME, layers=6, padding=12e-6), np.linspace(0, 5e-3, 16)
+    rows, ports = W[:2], replace(PORTS, outputs=PORTS.outputs[:2])
+    found = construct(rows, ports, volume, table, np.random.default_rng(0), place=torch.asarray)
+    own = construct(rows, ports, volume, table, np.random.default_rng(0))
+    assert found.error < 0.02
+    assert found.gain == pytest.approx(own.gain, rel=0.05)
+
+
 def test_a_miss_is_told() -> None:
     """Two layers cannot do it: the error that is given is what light does, not what was hoped for."""
     volume, table = replace(VOLUME, layers=2), np.linspace(0, 5e-3, 2)
