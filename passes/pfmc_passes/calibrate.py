@@ -14,7 +14,7 @@ from pfmc.errors import PassError
 from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
 from pfmc.passmanager import Context, Pass
-from pfmc.physics.ranges import CANDIDATES, beyond, candidates, squared_errors, widest_of_the_best
+from pfmc.physics.ranges import CANDIDATES, beyond, candidates, promising, squared_errors, widest_of_the_best
 
 
 class Rule(StrEnum):
@@ -70,11 +70,11 @@ class Calibrate(Pass[Netlist, Netlist]):
                 rows[node.name, start].reach_for(inputs)
             for tile, outputs in _by_tile(node, tiles, vectors):
                 columns[tile.name].reach_for(outputs)
-        for node, tiles, vectors in () if self.range is Rule.LARGEST else self._vectors(source, context):
+        for node, tiles, vectors in () if self.range == Rule.LARGEST else self._vectors(source, context):
             for start, inputs in _by_rows(tiles, vectors):
-                rows[node.name, start].weigh(inputs, self.headroom)
+                rows[node.name, start].weigh(inputs, self.range, self.headroom)
             for tile, outputs in _by_tile(node, tiles, vectors):
-                columns[tile.name].weigh(outputs, self.headroom)
+                columns[tile.name].weigh(outputs, self.range, self.headroom)
         means = {name: total / max(seen[name], 1) for name, total in squares.items()}
         tiles_ranged = (
             replace(
@@ -113,10 +113,10 @@ class Calibrate(Pass[Netlist, Netlist]):
         """The range by the rule. Converters that saw only zeros need one too; one unit is as good as another."""
         if converters.reach == 0:
             return Range.of(-self.headroom, self.headroom)
-        if self.range is Rule.LARGEST or not np.isfinite(converters.reach):
+        if self.range == Rule.LARGEST or not np.isfinite(converters.reach):
             return converters.up_to(self.headroom * converters.reach)
-        if self.range is Rule.MSE:
-            return converters.up_to(converters.limits[widest_of_the_best(converters.squares)])
+        if self.range == Rule.MSE:
+            return converters.up_to(converters.limits[widest_of_the_best(converters.squares[: len(converters.limits)])])
         within = 1.0 - converters.beyond / converters.seen >= self.percentile / 100
         return converters.up_to(converters.limits[within][-1])
 
@@ -139,17 +139,20 @@ class _Converters:
 
     def reach_for(self, values: Float[np.ndarray, ...]) -> None:
         if values.size:
+            self.seen += values.size
             self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
-    def weigh(self, values: Float[np.ndarray, ...], headroom: float) -> None:
-        """Only once it is known how far they reach."""
+    def weigh(self, values: Float[np.ndarray, ...], rule: Rule, headroom: float) -> None:
+        """Only once it is known how far they reach, and how many there are."""
         if self.reach == 0 or not np.isfinite(self.reach):
             return
+        flat, codes = values.reshape(-1), self.up_to(1.0).codes(self.bits)
         self.limits = candidates(headroom * self.reach)
-        flat = values.reshape(-1)
-        self.squares += squared_errors(flat, self.limits, self.up_to(1.0).codes(self.bits))
-        self.beyond += beyond(flat, self.limits)
-        self.seen += flat.size
+        if rule == Rule.PERCENTILE:
+            self.beyond += beyond(flat, self.limits)
+        else:
+            self.limits = self.limits[: promising(self.limits, self.reach, codes[1], self.seen)]
+            self.squares[: len(self.limits)] += squared_errors(flat, self.limits, codes)
 
     def up_to(self, limit: float) -> Range:
         high = float(limit)

@@ -17,6 +17,15 @@ def candidates(largest: float) -> Float[np.ndarray, " candidates"]:
     return largest * SHRINK ** np.arange(CANDIDATES)
 
 
+def promising(limits: Float[np.ndarray, " candidates"], largest: float, highest: int, count: int) -> int:
+    """How many of the candidates can have a smaller squared error than the first, for so many values.
+
+    What that one rounds off is at most half a step of each value; the others cut that much of the largest value off.
+    """
+    worst = count * (0.5 * limits[0] / highest) ** 2
+    return int(np.count_nonzero(np.square(np.maximum(largest - limits, 0.0)) <= worst))
+
+
 def widest_of_the_best(squares: Float[np.ndarray, " candidates"]) -> int:
     """Which candidate to take: the widest whose mean square error is near the least.
 
