@@ -1,4 +1,7 @@
-"""How fast weights become voxels on one core, beside the same light and loss in torchoptics with Adam, in one run."""
+"""How fast weights become voxels on one core, beside the same light and loss in torchoptics with Adam, in one run.
+
+Left alone, Adam (learning rate 0.03, not tuned) came to 1 % in 284 passes, 43 times as long, before any rounding.
+"""
 
 from __future__ import annotations
 
