@@ -63,7 +63,7 @@ def test_monte_carlo(tmp_path: Path) -> None:
             float(np.median([seconds(job) for _ in range(20)])) * RUNS
             for job in (lambda: original.run(dataset), lambda: as_fabricated.run(dataset), solve)
         )
-        took = seconds(chips)
+        took = float(np.median([seconds(chips) for _ in range(3)]))
         worked = seconds(chips, time.process_time)
         plain_work, solved_work = (
             float(np.median([seconds(job, time.process_time) for _ in range(20)])) * RUNS
