@@ -34,6 +34,11 @@ def export(model: torch.nn.Module, example: torch.Tensor, path: Path, input_name
         optimize=False,
         verbose=False,
     )
+    save(program, path)
+
+
+def save(program: torch.onnx.ONNXProgram | None, path: Path) -> None:
+    """Write what torch exported, simplified, with nodes named after the modules that they come from."""
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     simplify(program.model)

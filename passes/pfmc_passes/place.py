@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pfmc.errors import PassError
-from pfmc.layout.layout import Layout, PlacedTile, WeightProgramme, tile_extent
+from pfmc.layout.layout import Layout, PlacedTile, WeightProgramme, tile_extent, tiles_across
 from pfmc.netlist.netlist import Netlist
 from pfmc.passmanager import Context, Pass
 from pfmc.primitives.crossbar import CrossbarTile
@@ -41,7 +41,7 @@ class Place(Pass[Netlist, Layout]):
         left, bottom, width, height = tile_extent(technology)
         pitch_x, pitch_y = width + grid.units(chip.tile_spacing), height + grid.units(chip.tile_spacing)
         count = len(source.tiles)
-        across = max(1, min(count, round(math.sqrt(self.aspect * count * pitch_y / pitch_x))))
+        across = tiles_across(count, self.aspect, pitch_x, pitch_y)
         up = -(-count // across)
         margin = grid.units(chip.frame_margin)
         placed = tuple(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pfmc.errors import ArtifactError, PassError
 from pfmc.layout.glass import GlassLayout
-from pfmc.layout.layout import PlacedTile
+from pfmc.layout.layout import PlacedTile, tiles_across
 from pfmc.netlist.netlist import Netlist, Tile
 from pfmc.passmanager import Context, Pass
 from pfmc.primitives.volume import DiffractiveVolume, Written
@@ -62,7 +62,7 @@ class Stack(Pass[Netlist, GlassLayout]):
         pitch = round((side + block.volume_spacing.si) * nanometre)
         margin = round((block.frame_margin.si + side / 2) * nanometre)
         count = len(source.tiles)
-        wide = max(1, min(count, round(math.sqrt(self.aspect * count))))
+        wide = tiles_across(count, self.aspect, pitch, pitch)
         high = -(-count // wide)
         deepest = writing.depth_min.si + max(layers for layers, _, _ in sizes) * primitive.layer
         return GlassLayout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,6 +67,11 @@ class Layout:
         """Every tile with its devices, one at a time."""
         for placed in self.tiles:
             yield placed, self.programme.devices(placed.tile)
+
+
+def tiles_across(count: int, aspect: float, pitch_x: float, pitch_y: float) -> int:
+    """Tiles in a row, of ``count`` at these pitches, for a chip about ``aspect`` times as wide as high."""
+    return max(1, min(count, round(math.sqrt(aspect * count * pitch_y / pitch_x))))
 
 
 def tile_extent(technology: Technology) -> tuple[int, int, int, int]:

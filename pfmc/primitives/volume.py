@@ -57,7 +57,7 @@ class DiffractiveVolume:
     Attributes:
         rows, columns: most inputs and outputs.
         voxels, layers: usual size, and the most that there is room for.
-        change: Δn of the last level; the levels are evenly spaced from no change to it.
+        table: Δn of each level, from no change on.
         loss: of power per metre, in nepers: power falls as exp(−loss · length).
     """
 
@@ -72,8 +72,7 @@ class DiffractiveVolume:
     spread: float
     wavelength: float
     index: float
-    levels: int
-    change: float
+    table: tuple[float, ...]
     port_pitch: float
     port_waist: float
     loss: float
@@ -86,7 +85,6 @@ class DiffractiveVolume:
             UsageError: if the light in it cannot be computed: waves too steep, an index change that is not small.
         """
         light, writing, tile = technology.light, technology.writing, technology.tile
-        changes = writing.level_changes()
         primitive = cls(
             rows=int(tile.rows.value),
             columns=int(tile.columns.value),
@@ -99,8 +97,7 @@ class DiffractiveVolume:
             spread=writing.spread.si,
             wavelength=light.wavelength.si,
             index=light.index.si,
-            levels=len(changes),
-            change=float(changes[-1]),
+            table=tuple(writing.level_changes().tolist()),
             port_pitch=light.port_pitch.si,
             port_waist=light.port_waist.si,
             loss=technology.errors.loss.si * math.log(10) / 10,
@@ -139,24 +136,14 @@ class DiffractiveVolume:
         across = self._across(count)
         return spot_centres(-(-count // across), across, self.port_pitch)[:count]
 
-    def transfer(
-        self, levels: UInt8[np.ndarray, "layers y x"], rows: int, columns: int
-    ) -> Complex[np.ndarray, "rows columns"]:
-        """Amplitude at each output per unit of amplitude at each input, for the levels as written, losses included."""
-        return self.transfer_of(self.table[levels], rows, columns)
-
     def transfer_of(
         self, index_change: Float[np.ndarray, "layers y x"], rows: int, columns: int
     ) -> Complex[np.ndarray, "rows columns"]:
-        """The same for any index change: as a writer with errors leaves it."""
+        """Amplitude at each output per unit of amplitude at each input, losses included, on the judge's grid."""
         layers, voxels, _ = index_change.shape
-        volume = replace(
-            self.volume(layers, voxels),
-            samples=JUDGE_SAMPLES,
-            steps=math.ceil(JUDGE_STEPS * self.volume(layers, voxels).steps),
-            padding=JUDGE_RIM,
-        )
-        return self.light(index_change, volume, rows, columns)
+        design = self.volume(layers, voxels)
+        judged = replace(design, samples=JUDGE_SAMPLES, steps=math.ceil(JUDGE_STEPS * design.steps), padding=JUDGE_RIM)
+        return self.light(index_change, judged, rows, columns)
 
     def light(
         self, index_change: Float[np.ndarray, "layers y x"], volume: Volume, rows: int, columns: int
@@ -183,7 +170,7 @@ class DiffractiveVolume:
         ports = Ports(self.ports(rows), self.ports(columns), self.port_waist)
         best: Written | None = None
         for layers, voxels in self._sizes(rows, columns):
-            found = construct(block.T, ports, self.volume(layers, voxels), self.table, rng, wanted=wanted)
+            found = construct(block.T, ports, self.volume(layers, voxels), np.array(self.table), rng, wanted=wanted)
             lost = self.lost(layers)
             performance = Performance(
                 gain=lost * found.gain,
@@ -201,9 +188,9 @@ class DiffractiveVolume:
         return best
 
     @property
-    def table(self) -> Float[np.ndarray, " levels"]:
-        """Index change of each level."""
-        return np.asarray(np.linspace(0.0, self.change, self.levels))
+    def change(self) -> float:
+        """Δn of the last level: the largest in size."""
+        return self.table[-1]
 
     def lost(self, layers: int) -> float:
         """Of an amplitude, what absorption and scatter leave behind so many layers."""

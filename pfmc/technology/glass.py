@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from pfmc.technology.base import Model, Text, wrong
 from pfmc.technology.quantities import (
     Angle,
-    Area,
     Bits,
     Count,
     CurrentNoise,
@@ -157,7 +156,6 @@ class Optics(Model):
     dac_energy_per_step: Energy  # a conversion takes 2^bits times as much
     adc_energy_per_step: Energy
     receiver_power: Power  # of one
-    port_area: Area  # of a modulator or receiver; they are sized and not drawn
     converter_gain: Ratio  # standard deviations from port to port
     converter_offset: Steps
     converter_noise: Steps

