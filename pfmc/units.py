@@ -44,6 +44,7 @@ UNITS: Final[dict[str, tuple[str, float]]] = {
     "1": ("count", 1.0),
     "%": ("ratio", 1e-2),
     "ppm": ("ratio", 1e-6),
+    "um/mm": ("length per length", 1e-3),
     "%/mm": ("ratio per length", 10.0),
     "%*um": ("ratio times length", 1e-8),
     "um^1.5": ("length to the power of 1.5", 1e-9),

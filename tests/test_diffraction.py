@@ -33,7 +33,8 @@ from pfmc.physics.volume import (
 )
 
 GLASS = Grid(128, 128, 0.5e-6, 1e-6, 1.45)
-SMALL = Volume(3, 6, 5, 2e-6, 20e-6, 1e-6, 1.45, spread=1e-6, samples=2, steps=3, padding=8e-6)
+UNEVEN = (1e-6, 0.7e-6, 1.3e-6)  # a layer each: what sees the volume from behind must turn them round
+SMALL = Volume(3, 6, 5, 2e-6, 20e-6, 1e-6, 1.45, spread=UNEVEN, samples=2, steps=3, padding=8e-6)
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

@@ -106,3 +106,11 @@ def test_what_is_for_one_target_refuses_the_other() -> None:
         crossbars(silica, "masks")
     with pytest.raises(UsageError, match="voxels is for glass"):
         glass(silicon, "voxels")
+
+
+def test_the_focus_is_wider_away_from_the_depth_it_is_corrected_for(tmp_path: Path) -> None:
+    """Twenty layers of 40 um from 100 um down, corrected in their middle: 380 um off at 4 um/mm."""
+    path = changed(tmp_path, "aberration", "4.0")
+    spreads = DiffractiveVolume.of(glass(load(str(path)), "this")).volume(20, 32).spreads
+    assert spreads[0] == pytest.approx(np.hypot(1e-6, 4e-3 * 380e-6)) == spreads[-1]
+    assert spreads[9] == pytest.approx(np.hypot(1e-6, 4e-3 * 20e-6)) == spreads.min()

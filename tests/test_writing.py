@@ -13,19 +13,19 @@ from pfmc.physics.diffraction import gaussian_modes, spot_centres
 from pfmc.physics.volume import Volume, sampled_index, transfer_matrix
 from pfmc.physics.writing import WritingErrors, as_written
 
-VOXEL, SPREAD, FULL = 2e-6, 1e-6, 5e-3
-VOLUME = Volume(3, 8, 8, VOXEL, 10e-6, 1e-6, 1.45, spread=SPREAD, samples=4, padding=12e-6)
+VOXEL, SPREADS, FULL = 2e-6, (1e-6, 0.8e-6, 1.2e-6), 5e-3
+VOLUME = Volume(3, 8, 8, VOXEL, 10e-6, 1e-6, 1.45, spread=SPREADS, samples=4, padding=12e-6)
 
 
 def drawn() -> np.ndarray:
     return np.random.default_rng(0).uniform(0.1, 1.0, VOLUME.shape) * FULL
 
 
-def moved_profile(count: int, size: int, shift: float) -> np.ndarray:
+def moved_profile(count: int, size: int, shift: float, spread: float) -> np.ndarray:
     """What each voxel adds at each sample if all are displaced, exactly."""
     position = VOLUME.grid.pixel * (np.arange(size) - (size - 1) / 2)[:, None] - shift
     edges = VOXEL * (np.arange(count + 1) - count / 2)
-    below = scipy.special.ndtr((position - edges) / SPREAD)
+    below = scipy.special.ndtr((position - edges) / spread)
     return below[:, :-1] - below[:, 1:]
 
 
@@ -42,7 +42,7 @@ def test_a_displaced_layer_is_where_it_was_displaced_to() -> None:
     rng.standard_normal(1 + 3 + drawn().size)
     dy, dx = shift * rng.standard_normal((2, 3))
     for layer, change in enumerate(drawn()):
-        y, x = (moved_profile(8, VOLUME.grid.rows, by[layer]) for by in (dy, dx))
+        y, x = (moved_profile(8, VOLUME.grid.rows, by[layer], SPREADS[layer]) for by in (dy, dx))
         np.testing.assert_allclose(found[layer], y @ change @ x.T, atol=1e-6 * FULL)
 
 
@@ -54,7 +54,7 @@ def test_a_voxel_displaced_alone_is_where_a_layer_of_one_voxel_would_be() -> Non
     rng = np.random.default_rng(3)
     rng.standard_normal(1 + 3 + change.size + 6)
     dy, dx = shift * rng.standard_normal((2, *VOLUME.shape))[:, 1, 4, 4]
-    y, x = (moved_profile(8, VOLUME.grid.rows, by) for by in (dy, dx))
+    y, x = (moved_profile(8, VOLUME.grid.rows, by, SPREADS[1]) for by in (dy, dx))
     exact, still = y @ change[1] @ x.T, sampled_index(change, VOLUME)[1]
     assert np.linalg.norm(found - exact) < 0.06 * np.linalg.norm(still - exact)
 

@@ -37,8 +37,8 @@ def jacobian(
     ]
     pairs = outputs.shape[0] * inputs.shape[0]
     result = xp.empty((volume.layers, volume.rows * volume.columns, pairs), dtype=xp.real(transfer).dtype)
-    across, down = (p.T for p in profiles(volume, result)[::-1])
-    across, down = across[:, columns], down[:, rows]
+    down, across = (p.mT for p in profiles(volume, result))
+    across, down = across[:, :, columns], down[:, :, rows]
     behind: list[Any] = []
 
     def visit(light: Any) -> None:
@@ -49,12 +49,13 @@ def jacobian(
         left, right = (_by_sample(xp.stack(side), size) for side in (behind, ahead))
         left[:, :, volume.steps :] *= -1
         dense = left @ xp.permute_dims(right, (0, 2, 1))
-        dense = across @ xp.reshape(dense, (*size, pairs))
-        dense = down @ xp.reshape(dense, (size[0], -1))
-        result[len(forward) // volume.steps] = xp.reshape(dense, (-1, pairs))
+        layer = len(forward) // volume.steps
+        dense = across[layer] @ xp.reshape(dense, (*size, pairs))
+        dense = down[layer] @ xp.reshape(dense, (size[0], -1))
+        result[layer] = xp.reshape(dense, (-1, pairs))
         behind.clear()
 
-    walk(xp.conj(outputs), xp.flip(delta_n, axis=0), volume, visit)
+    walk(xp.conj(outputs), xp.flip(delta_n, axis=0), volume.reversed, visit)
     return transfer, xp.reshape(result, (-1, pairs))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -51,7 +51,8 @@ class Volume:
         layer: thickness of a layer, metres.
         wavelength: in vacuum, metres.
         index: of refraction around the written changes.
-        spread: standard deviation of the Gaussian that the writing blurs each voxel with across the light, metres.
+        spread: standard deviation of the Gaussian that the writing blurs each voxel with across the light, metres: one
+            number, or one per layer.
         samples: of the field per voxel and direction.
         steps: kicks per layer.
         padding: homogeneous rim around the voxels, metres, at least; the grid is rounded up to a fast transform.
@@ -68,7 +69,7 @@ class Volume:
     layer: float
     wavelength: float
     index: float
-    spread: float = 0.0
+    spread: float | tuple[float, ...] = 0.0
     samples: int = 3
     steps: int = 4
     padding: float = 24e-6
@@ -79,10 +80,21 @@ class Volume:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} is {value}", "volume", "give a positive number")
-        for name in ("spread", "padding"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value}", "volume", "give a number that is not negative")
+        for name, values in (("spread", np.ravel(self.spread)), ("padding", np.ravel(self.padding))):
+            if not (np.all(np.isfinite(values)) and np.all(values >= 0)):
+                raise UsageError(f"{name} is {values.min()}", "volume", "give a number that is not negative")
+        if np.size(self.spread) not in (1, self.layers):
+            raise UsageError(f"{np.size(self.spread)} spreads", "volume", f"give one, or {self.layers}: one per layer")
+
+    @property
+    def spreads(self) -> Float[np.ndarray, " layers"]:
+        """``spread`` of each layer."""
+        return np.broadcast_to(np.asarray(self.spread, dtype=float), (self.layers,))
+
+    @property
+    def reversed(self) -> Volume:
+        """The same seen from behind: the last layer is the first."""
+        return replace(self, spread=tuple(self.spreads[::-1].tolist()))
 
     @cached_property
     def grid(self) -> Grid:
@@ -159,7 +171,7 @@ def sampled_index(
     if tuple(delta_n.shape) != volume.shape:
         raise UsageError(f"an index map of {tuple(delta_n.shape)} voxels", "volume", f"give {volume.shape}")
     y, x = profiles(volume, delta_n)
-    return y @ delta_n @ x.T
+    return y @ delta_n @ x.mT
 
 
 def sampled_index_adjoint(
@@ -167,23 +179,26 @@ def sampled_index_adjoint(
 ) -> Float[Any, "layers rows columns"]:
     """Adjoint of ``sampled_index``: from a gradient at each sample to that at each voxel."""
     y, x = profiles(volume, gradient)
-    return y.T @ gradient @ x
+    return y.mT @ gradient @ x
 
 
 def profiles(volume: Volume, array: Any) -> tuple[Any, Any]:
-    """How much of each voxel's index change there is at each sample, along y and x."""
+    """How much of each voxel's index change there is at each sample, [layers, samples, voxels], along y and x."""
     grid = volume.grid
     profiles = []
     for size, count in ((grid.rows, volume.rows), (grid.columns, volume.columns)):
         position = grid.pixel * (np.arange(size) - (size - 1) / 2)[:, None]
         edges = volume.voxel * (np.arange(count + 1) - count / 2)
-        below = (
-            scipy.special.ndtr((position - edges) / volume.spread)
-            if volume.spread
-            else np.asarray(position > edges, dtype=float)
-        )
-        profiles.append(like(below[:, :-1] - below[:, 1:], array))
+        below = np.stack([_below(position - edges, spread) for spread in volume.spreads])
+        profiles.append(like(below[..., :-1] - below[..., 1:], array))
     return profiles[0], profiles[1]
+
+
+def _below(distance: np.ndarray, spread: float) -> np.ndarray:
+    """How much of an edge's blur lies below a point so far beyond it."""
+    if not spread:
+        return np.asarray(distance > 0, dtype=float)
+    return np.asarray(scipy.special.ndtr(distance / spread))
 
 
 @dataclass(frozen=True)
@@ -254,7 +269,7 @@ def propagate_volume_adjoint(
     Every drift and kick is symmetric, so the transpose is the same light through the layers in reversed order.
     """
     xp = array_namespace(fields, delta_n)
-    back = walk(xp.conj(fields), xp.flip(delta_n, axis=0), volume)
+    back = walk(xp.conj(fields), xp.flip(delta_n, axis=0), volume.reversed)
     return xp.reshape(xp.conj(back), fields.shape)
 
 
@@ -287,7 +302,7 @@ def written(volume: Volume) -> tuple[slice, slice]:
     """The samples that voxels reach, along y and x: where they are, and four standard deviations of the writing."""
     grid, slices = volume.grid, []
     for size, count in ((grid.rows, volume.rows), (grid.columns, volume.columns)):
-        rim = max(0, (size - count * volume.samples) // 2 - math.ceil(4 * volume.spread / grid.pixel))
+        rim = max(0, (size - count * volume.samples) // 2 - math.ceil(4 * volume.spreads.max() / grid.pixel))
         slices.append(slice(rim, size - rim))
     return slices[0], slices[1]
 

@@ -63,7 +63,7 @@ def as_written(
     Raises:
         UsageError: if the writing is not blurred: a sharp edge cannot be displaced by less than a sample.
     """
-    if not volume.spread:
+    if not np.all(volume.spreads > 0):
         raise UsageError("the writing has no spread", "writing errors", "give the volume one")
     layers, rows, columns = index_change.shape
     whole, layer = rng.standard_normal(), rng.standard_normal((layers, 1, 1))
@@ -73,8 +73,8 @@ def as_written(
     change = index_change * (1.0 + errors.index_scale * whole) * (1.0 + errors.index_drift * layer)
     change = change + errors.index_noise * full * noise * (index_change != 0)
     written = []
-    for drawn, dy, dx, moved_y, moved_x in zip(change, down, along, of_y, of_x, strict=True):
-        (y, y_slope), (x, x_slope) = (_profiles(volume, count, by) for count, by in ((rows, dy), (columns, dx)))
+    for drawn, spread, dy, dx, moved_y, moved_x in zip(change, volume.spreads, down, along, of_y, of_x, strict=True):
+        (y, y_slope), (x, x_slope) = (_profiles(volume, spread, n, by) for n, by in ((rows, dy), (columns, dx)))
         written.append(y @ drawn @ x.T - y_slope @ (drawn * moved_y) @ x.T - y @ (drawn * moved_x) @ x_slope.T)
     result = np.stack(written)
     pixel = volume.grid.pixel
@@ -82,11 +82,11 @@ def as_written(
 
 
 def _profiles(
-    volume: Volume, count: int, displacement: float
+    volume: Volume, spread: float, count: int, displacement: float
 ) -> tuple[Float[np.ndarray, "samples count"], Float[np.ndarray, "samples count"]]:
     """Along one axis: how much of each displaced voxel there is at each sample, and the derivative by the position."""
-    pixel, spread = volume.grid.pixel, volume.spread
-    size = count * volume.samples + 2 * math.ceil(REACH * spread / pixel)
+    pixel = volume.grid.pixel
+    size = count * volume.samples + 2 * math.ceil(REACH * volume.spreads.max() / pixel)
     position = pixel * (np.arange(size) - (size - 1) / 2)[:, None] - displacement
     edges = (position - volume.voxel * (np.arange(count + 1) - count / 2)) / spread
     below, slope = scipy.special.ndtr(edges), np.exp(-np.square(edges) / 2) / (math.sqrt(2 * math.pi) * spread)

@@ -57,6 +57,9 @@ class DiffractiveVolume:
     Attributes:
         rows, columns: most inputs and outputs.
         voxels, layers: usual size, and the most that there is room for.
+        spread: of the writing's blur at ``corrected_depth``.
+        aberration: growth of the blur per depth on either side of it, in squares: √(spread² + (aberration · Δz)²).
+        depth_min: of the first layer's near face, from the surface.
         table: Δn of each level, from no change on.
         loss: of power per metre, in nepers: power falls as exp(−loss · length).
     """
@@ -70,6 +73,9 @@ class DiffractiveVolume:
     voxel: float
     layer: float
     spread: float
+    aberration: float
+    corrected_depth: float
+    depth_min: float
     wavelength: float
     index: float
     table: tuple[float, ...]
@@ -95,6 +101,9 @@ class DiffractiveVolume:
             voxel=writing.voxel.si,
             layer=writing.layer.si,
             spread=writing.spread.si,
+            aberration=writing.aberration.si,
+            corrected_depth=writing.corrected_depth.si,
+            depth_min=writing.depth_min.si,
             wavelength=light.wavelength.si,
             index=light.index.si,
             table=tuple(writing.level_changes().tolist()),
@@ -108,6 +117,7 @@ class DiffractiveVolume:
 
     def volume(self, layers: int, voxels: int) -> Volume:
         """A volume of this size, as finely computed as a design needs it."""
+        away = self.depth_min + (np.arange(layers) + 0.5) * self.layer - self.corrected_depth
         volume = Volume(
             layers=layers,
             rows=voxels,
@@ -116,7 +126,7 @@ class DiffractiveVolume:
             layer=self.layer,
             wavelength=self.wavelength,
             index=self.index,
-            spread=self.spread,
+            spread=tuple(np.hypot(self.spread, self.aberration * away).tolist()),
             samples=DESIGN_SAMPLES,
             steps=math.ceil(self.layer / DESIGN_STEP),
             padding=DESIGN_RIM,

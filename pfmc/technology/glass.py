@@ -17,6 +17,7 @@ from pfmc.technology.quantities import (
     CurrentNoise,
     Energy,
     Frequency,
+    Growth,
     Index,
     Length,
     LengthLoss,
@@ -69,13 +70,17 @@ class Writing(Model):
         power, index_change: the table, power rising from that which changes nothing: only the branch on which the
             change grows in size.
         levels: how many levels of index can be told apart, evenly spaced from no change to the table's last.
-        spread: standard deviation of the Gaussian that blurs a voxel across the light.
+        spread: standard deviation of the Gaussian that blurs a voxel across the light, at ``corrected_depth``.
+        aberration: how the spherical aberration of a flat surface widens it away from there: in squares, by this times
+            the distance. What the aberration takes from the focus's intensity is so taken from the index change.
     """
 
     voxel: Length
     layer: Length
     scan_pitch: Length  # along the light: how far apart the passes are that fill a layer
     spread: Length
+    aberration: Growth
+    corrected_depth: Length  # from the surface, that the objective is corrected for
     power: Table
     index_change: Table
     levels: Levels

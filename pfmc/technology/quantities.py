@@ -81,5 +81,6 @@ Responsivity = Annotated[Quantity, AfterValidator(Measures("responsivity", 0.0, 
 CurrentNoise = Annotated[Quantity, AfterValidator(Measures("current per root of bandwidth", 0.0, 1e-6, True))]
 Angle = Annotated[Quantity, AfterValidator(Measures("angle", 0.0, 0.8, True))]
 LengthLoss = Annotated[Quantity, AfterValidator(Measures("loss per length", 0.0, 1e5, True))]
+Growth = Annotated[Quantity, AfterValidator(Measures("length per length", 0.0, 0.1, True))]
 Levels = Annotated[Quantity, AfterValidator(Measures("count", 1.0, 256.0, whole=True))]
 Share = Annotated[Quantity, AfterValidator(Measures("ratio", 0.0, 1.0))]
