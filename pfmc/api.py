@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pfmc.driver import (
     export_bundle,
 )
 from pfmc.errors import UsageError
+from pfmc.frontend.selection import Selection
 from pfmc.observer import Observer, Silent
 from pfmc.planning import GlassPlan, Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
@@ -139,6 +140,8 @@ def compile(
     target: str = "crossbar",
     technology: str | Path | None = None,
     calibration: str | Path | None = None,
+    only: Sequence[str] = (),
+    except_: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     max_relative_error: float | None = None,
     min_agreement: float | None = None,
@@ -155,6 +158,8 @@ def compile(
         target: what to build.
         technology: name of an installed one, or a TOML file; None: the target's default.
         calibration: npz file that sets the converters' ranges; None: random inputs drawn from ``seed``.
+        only: map only contractions whose name is like one of these patterns (``*``, ``?``, ``[…]``).
+        except_: keep those digital whose name is like one of these.
         options: of passes, as ``{"tile.rows": 32}``.
         max_relative_error, min_agreement: choose each contraction's converters and copies of its tiles, with the
             smallest area, so that chips as made and trimmed reach it on average on the calibration data.
@@ -175,6 +180,7 @@ def compile(
         technology=None if technology is None else str(technology),
         calibration=None if calibration is None else Path(calibration),
         settings=settings,
+        selection=Selection(tuple(only), tuple(except_)),
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -23,6 +23,7 @@ from pfmc.driver import (
     export_bundle,
 )
 from pfmc.errors import PfmcError, UsageError
+from pfmc.frontend.selection import Selection
 from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
 from pfmc.sizing import Requirement
@@ -78,6 +79,12 @@ def compile_command(
     calibration: Annotated[
         Path | None, typer.Option(help="Inputs that set the converters' ranges.", metavar="DATA.npz")
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Map only nodes with a name like this.", metavar="PATTERN")
+    ] = None,
+    except_: Annotated[
+        list[str] | None, typer.Option("--except", help="Keep nodes with a name like this digital.", metavar="PATTERN")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a pass.", metavar="PASS.OPTION=VALUE")
     ] = None,
@@ -111,6 +118,7 @@ def compile_command(
         settings=_settings(settings or []),
         add_passes=tuple(add_pass or ()),
         print_after=tuple(print_after or ()),
+        selection=Selection(tuple(only or ()), tuple(except_ or ())),
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pfmc.frontend.activations import recorder
 from pfmc.frontend.counts import Counts, count, drawn_inputs
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.runtime import BATCH, Runtime
+from pfmc.frontend.selection import Selection
 from pfmc.ir.graph import HostNode
 from pfmc.layout.glass import AnyLayout
 from pfmc.netlist.netlist import Netlist, Provision
@@ -58,6 +59,7 @@ class CompileOptions:
         settings: pass name → option → text.
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
+        selection: which contractions are mapped; the others stay digital.
         requirement: an accuracy that converters and copies are chosen for; None: what the technology says, no copies.
         workers: processes that construct tiles side by side; None: one per core that this process may use.
         resume: go on with what an interrupted compile into the same folder has finished.
@@ -69,6 +71,7 @@ class CompileOptions:
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     add_passes: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
+    selection: Selection = field(default_factory=Selection)
     requirement: Requirement | None = None
     seed: int = 0
     workers: int | None = None
@@ -101,6 +104,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             counts = count(imported, dataset)
         else:
             dataset, counts = drawn_inputs(imported, RANDOM_SAMPLES, options.seed)
+        imported = replace(imported, graph=options.selection.of(imported.graph, str(model)))
 
         def after(step: Pass[Any, Any], result: Any) -> None:
             if step.name in options.print_after:
