@@ -11,7 +11,7 @@ from pfmc.errors import PassError
 from pfmc.layout.glass import GlassLayout
 from pfmc.netlist.netlist import Provision, Tile
 from pfmc.physics.energy import conversion_energy, settling_time
-from pfmc.physics.homodyne import amplitude_noise, photon_energy
+from pfmc.physics.homodyne import amplitude_noise, passive_gain, photon_energy, power_for_bits
 from pfmc.primitives.volume import Performance
 from pfmc.sections import Glass, OpticalEnergy, OpticalJoules, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
@@ -68,6 +68,28 @@ def product_energy(
         "receivers_j": columns * optics.receiver_power.si * time,
         "converters_j": rows * dac + columns * adc,
     }
+
+
+def photons_by_width(technology: GlassTechnology, output_bits: int, crest: float) -> dict[int, float]:
+    """Photons of signal per multiply-accumulate that a reading of so many bits needs, by the width of a layer.
+
+    A square layer of random weights in tiles with the highest gain that is possible (:func:`passive_gain`); an output
+    at full scale is 2^bits of the receivers' noise. Within a tile the light falls as the inverse of the width, which is
+    what lets optics gain on electronics (M. G. Anderson et al., Optical Transformers, arXiv:2302.10360); beyond a
+    tile's size it does not, since every tile's partial sums are read by themselves.
+
+    Args:
+        crest: full scale over root mean square, of inputs and outputs.
+    """
+    noise, time = receiver_noise(technology), read_time(technology, output_bits)
+    tile, photon = technology.tile, photon_energy(technology.light.wavelength.si)
+    photons, width = {}, 2
+    while width < max(tile.rows.value, tile.columns.value):
+        width *= 2
+        rows, columns = (min(width, int(most.value)) for most in (tile.rows, tile.columns))
+        power = power_for_bits(float(output_bits), noise, passive_gain(rows, columns) * math.sqrt(rows))
+        photons[width] = power / crest**2 * time / columns / photon
+    return photons
 
 
 def _details(
@@ -127,12 +149,17 @@ def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vol
     macs = max(1, sum(vectors[node.name] * math.prod(node.weight.shape) for node, _ in layout.netlist.by_node()))
     light = (parts["signal_j"] + parts["local_oscillators_j"]) * technology.optics.wall_plug_efficiency.si
     times = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
-    signal = parts["signal_j"] * technology.optics.wall_plug_efficiency.si
+    photons = technology.optics.wall_plug_efficiency.si / macs / photon_energy(technology.light.wavelength.si)
+    bits = [provision_of(tile).output_bits for tile in layout.netlist.tiles]
+    needed = sum(
+        tile.signal_j * (2.0**count / tile.signal_to_noise) ** 2 for tile, count in zip(found, bits, strict=True)
+    )
     return OpticalEnergy(
         per_inference_j=total,
         per_mac_j=total / macs,
         light_per_mac_j=light / macs,
-        photons_per_mac=signal / macs / photon_energy(technology.light.wavelength.si),
+        photons_per_mac=parts["signal_j"] * photons,
+        needed_photons_per_mac=needed * photons,
         latency_s=sum(vectors[node] * time for node, time in times.items()),
         read_time_s=max(times.values()),
         **parts,

@@ -74,7 +74,8 @@ class GlassPlan:
         volume_mm3: of the volumes; the glass around them is not counted.
         energy_j: of an inference, about.
         latency_s: of an inference, the host's work aside; None if the contractions are not known.
-        assumed: what energy and latency rest on beside the technology's figures.
+        photons_by_width: of signal that a multiply-accumulate needs at least, by the width of a square layer.
+        assumed: what energy, latency and light rest on beside the technology's figures.
     """
 
     technology: str
@@ -84,6 +85,7 @@ class GlassPlan:
     volume_mm3: float
     energy_j: float
     latency_s: float | None
+    photons_by_width: Mapping[int, float]
     assumed: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +181,8 @@ def _plan(
             volume_mm3=voxels * primitive.layer * primitive.voxel**2 * 1e9,
             energy_j=sum(spent),
             latency_s=latency,
-            assumed=(assumed, inputs, "no block needs a larger volume than usual"),
+            photons_by_width=glass_budget.photons_by_width(technology, provision.output_bits, 1 / INPUT),
+            assumed=(assumed, inputs, "no block needs a larger volume than usual", "least light: random weights"),
         )
     _, _, width, height = tile_extent(technology)
     street = technology.grid.units(technology.chip.tile_spacing)

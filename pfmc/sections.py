@@ -136,13 +136,15 @@ class VolumeDetails(OpticalJoules):
 class OpticalEnergy(OpticalJoules):
     """The same of the block, on the calibration data; ``light_per_mac_j`` is what shines in, not what the wall gives.
 
-    In ``latency_s`` the host takes no time; ``read_time_s`` is that of one vector.
+    In ``latency_s`` the host takes no time; ``read_time_s`` is that of one vector. ``needed_photons_per_mac``: with
+    each tile's light as weak as its receivers allow, their noise then a step of its converters.
     """
 
     per_inference_j: float
     per_mac_j: float
     light_per_mac_j: float
     photons_per_mac: float
+    needed_photons_per_mac: float
     latency_s: float
     read_time_s: float
 

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from pfmc.physics.homodyne import CHARGE, amplitude_noise, current_per_amplitude, photon_energy, power_for_bits
+from pfmc.physics.homodyne import (
+    CHARGE,
+    amplitude_noise,
+    current_per_amplitude,
+    passive_gain,
+    photon_energy,
+    power_for_bits,
+)
 
 WAVELENGTH, BANDWIDTH = 1e-6, 1e8
 PERFECT = CHARGE / photon_energy(WAVELENGTH)  # responsivity of a detector that counts every photon, A/W
@@ -50,3 +57,9 @@ def test_power_for_bits_is_the_way_back() -> None:
     noise, gain = amplitude_noise(0.7, 1e-3, 5e-12, BANDWIDTH), 0.05
     needed = power_for_bits(6.0, noise, gain)
     assert gain * math.sqrt(needed) / noise == pytest.approx(2**6, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 10), (100, 100), (30, 400)])
+def test_a_random_matrix_at_the_passive_gain_amplifies_nothing(rows: int, columns: int) -> None:
+    matrix = passive_gain(rows, columns) * np.random.default_rng(2).normal(size=(rows, columns))
+    assert np.linalg.norm(matrix, 2) == pytest.approx(1, abs=0.08)

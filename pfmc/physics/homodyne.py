@@ -46,6 +46,15 @@ def photon_energy(wavelength: float) -> float:
     return PLANCK_TIMES_LIGHT / wavelength
 
 
+def passive_gain(rows: int, columns: int) -> float:
+    """Largest gain at which glass, which amplifies nothing, can be a random matrix of this size.
+
+    Of independent weights with mean 0 and standard deviation 1: the largest singular value, which is not far from
+    √rows + √columns (Z. D. Bai, Y. Q. Yin, Ann. Probab. 21, 1275, 1993), times the gain must not exceed 1.
+    """
+    return 1.0 / (math.sqrt(rows) + math.sqrt(columns))
+
+
 def power_for_bits(bits: float, noise: float, gain: float) -> float:
     """Power at an input at which one output's full scale is 2^bits of its noise's standard deviation, watts.
 

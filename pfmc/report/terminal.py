@@ -90,7 +90,8 @@ def _glass_facts(manifest: Manifest, glass: Glass) -> list[tuple[str, str]]:
         light = (
             f"{metric(manifest.energy.light_per_mac_j, 'J')}, {manifest.energy.photons_per_mac:.3g} photons of signal"
         )
-        rows.append(("light per MAC", light))
+        needed = f"{manifest.energy.needed_photons_per_mac:.3g} would do for a noise of one step"
+        rows.append(("light per MAC", f"{light}, {needed}"))
     return rows
 
 
@@ -166,7 +167,12 @@ def monte_carlo_facts(found: MonteCarlo) -> list[tuple[str, str]]:
 def show_plan(plan: Plan | GlassPlan) -> None:
     """What a compile would make."""
     if isinstance(plan, GlassPlan):
-        size = [("voxels", f"{plan.devices:,}"), ("volumes", f"{plan.volume_mm3:,.4g} mm³")]
+        light = ", ".join(f"{photons:.3g} at {width:,}" for width, photons in plan.photons_by_width.items())
+        size = [
+            ("voxels", f"{plan.devices:,}"),
+            ("volumes", f"{plan.volume_mm3:,.4g} mm³"),
+            ("least photons per MAC", f"by a layer's width: {light} and more"),
+        ]
         files: list[tuple[str, str]] = []
     else:
         size = [
