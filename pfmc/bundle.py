@@ -202,6 +202,7 @@ class TileRecord(Part):
     output_bits: int
     copy_number: int
     copies: int
+    slices: int = 1
     input_low: float
     input_high: float
     output_low: float
@@ -233,6 +234,7 @@ class TileRecord(Part):
             output_bits=tile.provision.output_bits,
             copy_number=tile.copy,
             copies=tile.provision.copies,
+            slices=tile.provision.slices,
             input_low=tile.input_range.low,
             input_high=tile.input_range.high,
             output_low=tile.output_range.low,

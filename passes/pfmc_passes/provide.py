@@ -8,6 +8,9 @@ from typing import ClassVar
 from pfmc.errors import PassError
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.passmanager import Context, Pass
+from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.slices import provided
+from pfmc.technology.schema import Technology
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,11 @@ class Provide(Pass[Netlist, Netlist]):
 
     Attributes:
         copies: of every tile, where nothing else was chosen.
+        slices: of significance; 2: another tile holds what the grid of lengths leaves of each block.
     """
 
     copies: int = 1
+    slices: int = 1
 
     name: ClassVar[str] = "provide"
     takes: ClassVar[type[Netlist]] = Netlist
@@ -27,16 +32,19 @@ class Provide(Pass[Netlist, Netlist]):
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise ValueError("copies must be at least 1")
+        if self.slices not in {1, 2}:
+            raise ValueError("slices must be 1 or 2")
 
     def run(self, source: Netlist, context: Context) -> Netlist:
-        """Copies of a tile follow it; tiles are numbered again."""
-        default = replace(Provision.standard(context.technology), copies=self.copies)
+        """Copies of a tile and its second slice follow it; tiles are numbered again."""
+        technology = context.technology
+        primitive = CrossbarTile.of(technology) if isinstance(technology, Technology) else None
+        default = replace(Provision.standard(technology), copies=self.copies, slices=self.slices)
         chosen = context.provisions(source)
         tiles = (
-            replace(tile, provision=provision, copy=copy)
-            for tile in source.tiles
-            for provision in [chosen.get(tile.node, default)]
-            for copy in range(provision.copies)
+            one
+            for tile, block in source.blocks()
+            for one in provided(tile, block, chosen.get(tile.node, default), primitive)
         )
         return replace(source, tiles=tuple(replace(tile, name=f"t{i:05d}") for i, tile in enumerate(tiles)))
 

@@ -153,7 +153,7 @@ class Crossbars:
     Attributes:
         name: of the contraction.
         rows: of its matrix.
-        copies: of every tile; each has row blocks of its own.
+        copies: tiles of each block, copies and a second slice; each has row blocks of its own.
         quadrature: in glass, the imaginary part of what ``microsiemens`` is the real part of.
     """
 
@@ -227,7 +227,7 @@ class Crossbars:
         self.output_code_low[columns], self.output_code_high[columns] = low, high
         self.microamps_per_code[columns], self.units_per_code[columns] = (
             full_microamps / high,
-            full_output / high / self.copies,
+            full_output / high / (tile.copies if tile.copy_number < tile.copies else 1),
         )
 
     def block_of(self, tile: TileRecord) -> int:
@@ -324,17 +324,19 @@ def _drive(tile: TileRecord) -> tuple[Range, float, int]:
 
 
 def _copies(name: str, tiles: Sequence[TileRecord]) -> int:
-    """How often every tile is built.
+    """How many tiles share each block: copies, and a second slice.
 
     Raises:
-        VerifyError: if that is not the same for all, or a bit or copy cannot be.
+        VerifyError: if that is not the same for all, or a bit, copy or slice cannot be.
     """
-    copies = tiles[0].copies
+    copies, slices = tiles[0].copies, tiles[0].slices
+    together = copies + slices - 1
     for tile in tiles:
         bits = min(tile.input_bits, tile.output_bits), max(tile.input_bits, tile.output_bits)
-        if tile.copies != copies or not 0 <= tile.copy_number < copies or not 2 <= bits[0] <= bits[1] <= 24:
-            raise VerifyError("its bits or copies cannot be", f"tile {tile.name} of node {name}")
-    return copies
+        same = (tile.copies, tile.slices) == (copies, slices) and slices in {1, 2}
+        if not same or not 0 <= tile.copy_number < together or not 2 <= bits[0] <= bits[1] <= 24:
+            raise VerifyError("its bits, copies or slices cannot be", f"tile {tile.name} of node {name}")
+    return together
 
 
 def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord]) -> int:

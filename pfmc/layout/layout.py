@@ -40,7 +40,10 @@ class WeightProgramme:
     def devices(self, tile: Tile) -> Programmed:
         """See :class:`Programme`."""
         try:
-            return self.primitive.program(self.netlist.block(tile), tile.scale, compensate=tile.compensated)
+            block = self.netlist.block(tile)
+            if tile.remainder_of is not None:
+                block = self.primitive.remainder(block, tile.remainder_of, compensate=tile.compensated)
+            return self.primitive.program(block, tile.scale, compensate=tile.compensated)
         except CapacityError as e:
             where = ", ".join(part for part in (f"tile {tile.name} of node {tile.node}", e.where) if part)
             raise CapacityError(e.what, where, e.fix) from None

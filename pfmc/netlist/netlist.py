@@ -41,14 +41,22 @@ class Range:
 
 @dataclass(frozen=True)
 class Provision:
-    """What a contraction gets: bits of the converters at its rows and columns, and copies of every tile.
+    """What a contraction gets: bits of the converters at its rows and columns, and how many tiles share each block.
 
-    Copies see the same inputs, and their results are averaged: what differs from device to device averages out.
+    Copies see the same inputs, and their results are averaged: what differs from device to device averages out. A
+    second slice of significance holds, at a larger scale, what the grid of lengths leaves of the block in the copies,
+    which are all drawn alike; its result is added.
     """
 
     input_bits: int
     output_bits: int
     copies: int = 1
+    slices: int = 1
+
+    @property
+    def tiles(self) -> int:
+        """For each block: the copies, and one tile for the second slice."""
+        return self.copies + self.slices - 1
 
     @classmethod
     def standard(cls, technology: AnyTechnology) -> Provision:
@@ -71,7 +79,9 @@ class Tile:
         scale: siemens per unit of weight.
         scale_share: how much of the scale that ideal wires would allow.
         provision: of its contraction.
-        copy: number of this copy.
+        copy: number of this copy; the second slice comes after the copies.
+        remainder_of: siemens per unit of weight of the tiles whose rounding this one makes up for; None: it holds the
+            block itself.
         compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
     """
 
@@ -87,6 +97,7 @@ class Tile:
     compensated: bool = False
     provision: Provision | None = None
     copy: int = 0
+    remainder_of: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,5 +189,8 @@ def _tile(tile: Tile) -> str:
         text += " compensated"
     if tile.provision is not None:
         text += f" bits {tile.provision.input_bits}/{tile.provision.output_bits}"
-        text += f" copy {tile.copy + 1}/{tile.provision.copies}" if tile.provision.copies > 1 else ""
+        if tile.remainder_of is not None:
+            text += " second slice"
+        elif tile.provision.copies > 1:
+            text += f" copy {tile.copy + 1}/{tile.provision.copies}"
     return text

@@ -136,6 +136,16 @@ class CrossbarTile:
         lengths[:m, :n] = used
         return Programmed(1.0 / self.pairs.whole(conductance), lengths, residual)
 
+    def remainder(self, block: Float[np.ndarray, "m n"], scale: float, *, compensate: bool) -> Float[np.ndarray, "m n"]:
+        """What the grid leaves of a block that is programmed so: the block less what its devices compute, in weights.
+
+        Raises:
+            CapacityError: see :meth:`program`.
+        """
+        m, n = block.shape
+        lengths = self.program(block, scale, compensate=compensate).lengths[:m, :n]
+        return np.asarray(block - self.pairs.effective(1.0 / self.resistance(lengths)) / scale)
+
     @property
     def pairs(self) -> PairArray:
         """The tile as a network: strips that carry no weight have the greatest length."""
