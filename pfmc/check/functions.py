@@ -32,34 +32,28 @@ _FUNCTION: Final = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
 {operator} <rows, columns, padding, blocks, copies, summed, ones> ({inputs}) => (y)
 {{
-    vectors = Flatten <axis = -1> (x)
-    padding = Constant <value_ints: ints = @padding> ()
-    padded = Pad (vectors, padding)
-    blocks = Constant <value_ints: ints = @blocks> ()
-    split = Reshape (padded, blocks)
-    by_block = Transpose <perm = [1, 0, 2]> (split)
-    copies = Constant <value_ints: ints = @copies> ()
-    for_copies = Tile (by_block, copies)
-
-    input_exact = Div (for_copies, input_step)
-    {input_converter}
-    voltage = Mul (input_code, volts_per_code)
-
-    {current}
-
-    output_exact = Div (current, microamps_per_code)
-    {output_converter}
-    partial = Mul (output_code, units_per_code)
-
     first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
     third = Constant <value_ints = [2]> ()
     fourth = Constant <value_ints = [3]> ()
     last = Constant <value_ints = [-1]> ()
+
+    vectors = Flatten <axis = -1> (x)
+    {padded}
+    blocks = Constant <value_ints: ints = @blocks> ()
+    split = Reshape (padded, blocks)
+    by_block = Transpose <perm = [1, 0, 2]> (split)
+    {for_copies}
+
+    input_exact = Div (for_copies, input_step)
+    {input_converter}
+    {output_exact}
+    {output_converter}
+    partial = Mul (output_code, units_per_code)
+
     summed = Constant <value_ints: ints = @summed> ()
     rows_of_partials = Reshape (partial, summed)
-    shape_of_ones = Constant <value_ints: ints = @ones> ()
-    ones = ConstantOfShape <value = float[1] {{1}}> (shape_of_ones)
-    sum_in_a_row = MatMul (ones, rows_of_partials)
+    {sum_in_a_row}
     shape_of_partial = Shape (partial)
     width = Slice (shape_of_partial, third, fourth)
     by_vector = Concat <axis = 0> (last, width)
@@ -70,66 +64,78 @@ _FUNCTION: Final = """
     {result}
 }}
 """
+PADDED: Final = """
+    padding = Constant <value_ints: ints = @padding> ()
+    padded = Pad (vectors, padding)
+"""
+FOR_COPIES: Final = """
+    copies = Constant <value_ints: ints = @copies> ()
+    for_copies = Tile (by_block, copies)
+"""
+SUM_IN_A_ROW: Final = """
+    shape_of_ones = Constant <value_ints: ints = @ones> ()
+    ones = ConstantOfShape <value = float[1] {1}> (shape_of_ones)
+    sum_in_a_row = MatMul (ones, rows_of_partials)
+"""
 _ROUND_AND_CLIP: Final = """
     {side}_rounded = Round ({side}_exact)
     {side}_not_below = Max ({side}_rounded, {side}_code_low)
     {side}_code = Min ({side}_not_below, {side}_code_high)
 """
 _IDEAL: Final = "{side}_code = Identity ({side}_exact)"
-_CURRENT: Final = "current = MatMul (voltage, microsiemens)"
+_CURRENT: Final = """
+    voltage = Mul (input_code, volts_per_code)
+    current = MatMul (voltage, microsiemens)
+    output_exact = Div (current, microamps_per_code)
+"""
 # What a homodyne receiver reads of a field: Re (T · field · exp(−iφ)), φ the phase of its local oscillator.
 _LIGHT_CURRENT: Final = """
+    voltage = Mul (input_code, volts_per_code)
     in_phase = MatMul (voltage, microsiemens)
     out_of_phase = MatMul (voltage, quadrature)
     from_in_phase = Mul (in_phase, oscillator_cosine)
     from_out_of_phase = Mul (out_of_phase, oscillator_sine)
     current = Add (from_in_phase, from_out_of_phase)
+    output_exact = Div (current, microamps_per_code)
 """
 _RESULT: Final = "y = Reshape (sum, shape)"
-# The errors of a made chip: one current per vector, row block and column, from the start again where they run out.
-_MADE_CURRENT: Final = """
-    exact_current = MatMul (voltage, microsiemens)
-    zero_number = Constant <value_int = 0> ()
-    one_number = Constant <value_int = 1> ()
-    shape_of_current = Shape (exact_current)
-    vector_count = Gather (shape_of_current, one_number)
-    shape_of_errors = Shape (microamps_error)
-    period = Gather (shape_of_errors, one_number)
-    vector_numbers = Range (zero_number, vector_count, one_number)
-    error_numbers = Mod (vector_numbers, period)
-    error = Gather <axis = 1> (microamps_error, error_numbers)
-    current = Add (exact_current, error)
-"""
-_MADE_RESULT: Final = """
-    untrimmed = Reshape (sum, shape)
-    y = Add (untrimmed, units_offset)
-"""
-MADE_INPUTS: Final = ("microamps_error", "units_offset")  # of the function where it computes what a made chip does
+LIMITS: Final = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
 
 
-def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False, light: bool = False) -> onnx.FunctionProto:
-    """The function ``pfmc.MatrixVector`` with the physics inside.
-
-    Its inputs are x and the arrays of :class:`Crossbars`, by name; on a made chip, the errors ``MADE_INPUTS`` too: of
-    the currents (blocks, vectors, columns), and of what is added after the converters (columns,).
+def matrix_vector(opset: int, *, ideal_converters: bool, light: bool = False) -> onnx.FunctionProto:
+    """The function ``pfmc.MatrixVector`` with the physics inside; its inputs: x and :func:`input_names`.
 
     Args:
         opset: of the standard operators, at least 13; a model and its functions must agree.
         ideal_converters: leave rounding and clipping out.
-        made: whether it computes what a made chip does.
         light: whether fields are read, of both quadratures, not currents.
     """
-    names = input_names(ideal_converters=ideal_converters, light=light)
+    return function_of(
+        OPERATOR,
+        opset,
+        input_names(ideal_converters=ideal_converters, light=light),
+        ideal_converters=ideal_converters,
+        padded=PADDED,
+        for_copies=FOR_COPIES,
+        output_exact=_LIGHT_CURRENT if light else _CURRENT,
+        sum_in_a_row=SUM_IN_A_ROW,
+        result=_RESULT,
+    )
+
+
+def function_of(
+    name: str, opset: int, inputs: Sequence[str], *, ideal_converters: bool, **parts: str
+) -> onnx.FunctionProto:
+    """A function with these inputs after x; ``parts``: what stands at the places of its text that have a name."""
     converter = _IDEAL if ideal_converters else _ROUND_AND_CLIP
     text = _FUNCTION.format(
         domain=DOMAIN,
-        operator=OPERATOR,
+        operator=name,
         opset=opset,
-        inputs=", ".join(("x", *names, *(MADE_INPUTS if made else ()))),
+        inputs=", ".join(("x", *inputs)),
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
-        current=_MADE_CURRENT if made else _LIGHT_CURRENT if light else _CURRENT,
-        result=_MADE_RESULT if made else _RESULT,
+        **parts,
     )
     return onnx.parser.parse_function(text)
 
@@ -137,10 +143,9 @@ def matrix_vector(opset: int, *, ideal_converters: bool, made: bool = False, lig
 def input_names(*, ideal_converters: bool, light: bool = False) -> tuple[str, ...]:
     """Names of the function's inputs after x: arrays of :class:`Crossbars`, of light those of its read-out too."""
     names: tuple[str, ...] = ("input_step", "volts_per_code", "microsiemens", "microamps_per_code", "units_per_code")
-    limits = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
     if light:
         names += ("quadrature", "oscillator_cosine", "oscillator_sine")
-    return names if ideal_converters else names + limits
+    return names if ideal_converters else names + LIMITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +271,9 @@ class Crossbars:
             "ones": [1, blocks],
         }
 
-    def tensors(self, *, ideal_converters: bool, light: bool = False) -> Iterator[onnx.TensorProto]:
-        """The function's inputs after x, named "contraction/name"."""
-        for name in input_names(ideal_converters=ideal_converters, light=light):
+    def tensors(self, names: Iterable[str]) -> Iterator[onnx.TensorProto]:
+        """Arrays of these names, each called "contraction/name"."""
+        for name in names:
             values = getattr(self, name)
             whole = name in {"microsiemens", "quadrature"}
             yield numpy_helper.from_array(values if whole else told_once(values), f"{self.name}/{name}")

@@ -17,7 +17,7 @@ from onnx.external_data_helper import load_external_data_for_model, set_external
 from pfmc._version import __version__
 from pfmc.backend import AsBuilt, TileAsBuilt, VolumeAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, matrix_vector
+from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, input_names, matrix_vector
 from pfmc.check.light import transfer_matrices
 from pfmc.errors import ArtifactError, PassError, VerifyError
 from pfmc.frontend.bodies import entered, replace_all
@@ -113,8 +113,9 @@ def as_fabricated(
     for tile, matrix in _matrices(_matched(records, built), technology, ideal_wires=ideal_wires):
         crossbars[tile.node].place(tile, matrix)
     names, light = Names(model.graph), isinstance(technology, GlassTechnology)
+    inputs = input_names(ideal_converters=ideal_converters, light=light)
     for name in list(crossbars):
-        add_physics(model.graph, calls[name], crossbars.pop(name), names, ideal_converters, light=light)
+        add_physics(model.graph, calls[name], crossbars.pop(name), names, inputs)
     model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters, light=light))
     return model
 
@@ -246,12 +247,10 @@ def add_physics(
     calls: Sequence[onnx.NodeProto],
     crossbars: Crossbars,
     names: Names,
-    ideal_converters: bool,
-    *,
-    light: bool = False,
+    inputs: Iterable[str],
 ) -> None:
     """Hand the calls that go to the same tiles their numbers: attributes, and initialisers as inputs."""
-    tensors = list(crossbars.tensors(ideal_converters=ideal_converters, light=light))
+    tensors = list(crossbars.tensors(inputs))
     for tensor in tensors:
         tensor.name = names.new(tensor.name)
         graph.initializer.append(tensor)

@@ -15,8 +15,9 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, MADE_INPUTS, TOGETHER, Crossbars, input_names, matrix_vector, told_once
+from pfmc.check.functions import DOMAIN, OPERATOR, TOGETHER, Crossbars, told_once
 from pfmc.check.lift import add_physics, open_host, save_model
+from pfmc.check.made_function import MADE_INPUTS, made_input_names, made_matrix_vector
 from pfmc.data import Dataset
 from pfmc.frontend.bodies import entered
 from pfmc.frontend.building import Names
@@ -81,19 +82,24 @@ class MadeModel:
         """
         model, calls, crossbars = open_host(host, tiles, technology)
         graph, names = model.graph, Names(model.graph)
-        inputs = input_names(ideal_converters=ideal_converters)
+        inputs = made_input_names(ideal_converters=ideal_converters)
         found: dict[str, dict[str, str]] = {}
-        for name, part in crossbars.items():
-            add_physics(graph, calls[name], part, names, ideal_converters)
+        for number, (name, part) in enumerate(crossbars.items()):
+            add_physics(graph, calls[name], part, names, inputs)
             zeros = np.zeros(part.units_per_code.shape, dtype=np.float32)
-            for key, values in zip(MADE_INPUTS, (zeros, zeros[0, 0]), strict=True):
+            for key, values in zip(MADE_INPUTS, (part.microsiemens, zeros, zeros[0, 0]), strict=True):
                 graph.initializer.append(numpy_helper.from_array(values, names.new(f"{name}/{key}")))
                 for call in calls[name]:
                     call.input.append(graph.initializer[-1].name)
             found[name] = dict(zip((*inputs, *MADE_INPUTS), calls[name][0].input[1:], strict=True))
-        model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters, made=True))
+            function = made_matrix_vector(
+                f"{OPERATOR}{number}", opset_of(model), part, ideal_converters=ideal_converters
+            )
+            model.functions.append(function)
+            for call in calls[name]:
+                call.op_type = function.name
         for chosen in found.values():
-            for key in ("microsiemens", "units_per_code", *MADE_INPUTS):
+            for key in ("units_per_code", *MADE_INPUTS):
                 # An initialiser that is an input too may be given at each run.
                 shape = [None] if key == "units_offset" else [None] * 3
                 graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
@@ -116,9 +122,11 @@ class MadeModel:
             keys, crossbars = self.names[name], self.crossbars[name]
             blocks, _, columns = made.noise.shape
             noise = rng.standard_normal((blocks, PERIOD, columns), dtype=np.float32)
-            values[keys["microsiemens"]] = made.microsiemens.astype(np.float32)
+            codes = made.microsiemens * (crossbars.volts_per_code / crossbars.microamps_per_code)
+            values[keys["codes_per_code"]] = codes.astype(np.float32)
+            offset, spread = (each / crossbars.microamps_per_code for each in (made.offset, made.noise))
+            values[keys["codes_error"]] = offset.astype(np.float32) + spread.astype(np.float32) * noise
             values[keys["units_per_code"]] = told_once((made.gain * crossbars.units_per_code).astype(np.float32))
-            values[keys["microamps_error"]] = made.offset.astype(np.float32) + made.noise.astype(np.float32) * noise
             values[keys["units_offset"]] = told_once(made.added.sum(axis=(0, 1)).astype(np.float32))
         return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
 
