@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +88,7 @@ def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str
         macs: multiply-accumulates per sample, by contraction.
     """
     return {
-        name: sum(macs.get(user.name, 0) // user.weight.size for user in users)
+        name: sum(macs.get(user.members[0].name, 0) // user.weight.size for user in users)
         for name, users in netlist.users().items()
     }
 
@@ -163,7 +162,7 @@ class Metered:
     def sections(self, volts: Mapping[str, float]) -> dict[str, Any]:
         """The manifest's sections."""
         nodes = [node for node, _ in self.layout.netlist.by_node()]
-        macs = sum(self.vectors[node.name] * math.prod(node.weight.shape) for node in nodes)
+        macs = sum(self.vectors[node.name] * part.weight.size for node in nodes for part in node.members)
         full = self.layout.technology.converters.input_voltage.si
         heaviest: dict[str, WireLoad] = {}
         for name, noted in self.noted.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -267,9 +266,10 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
     """The manifest's entries that follow from the layout."""
     technology = layout.technology
     nodes = [node for node, _ in layout.netlist.by_node()]
-    weights = {node.weight.name: math.prod(node.weight.shape) for node in nodes}
-    macs = sum(counts.macs_by_node.get(name, 0) for name in layout.netlist.mapped())
+    weights = {part.weight.name: part.weight.size for node in nodes for part in node.members}
     users = layout.netlist.users().items()
+    mapped = [part.name for _, some in users for user in some for part in user.members]
+    macs = sum(counts.macs_by_node.get(name, 0) for name in mapped)
     return {
         "technology": technology,
         "personalisation_layers": tuple(map(str, technology.personalisation_layers)),

@@ -146,7 +146,9 @@ def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vol
     technology = layout.technology
     parts = {name: sum(getattr(tile, name) for tile in found) for name in OpticalJoules.parts()}
     total = sum(parts.values())
-    macs = max(1, sum(vectors[node.name] * math.prod(node.weight.shape) for node, _ in layout.netlist.by_node()))
+    macs = max(
+        1, sum(vectors[node.name] * part.weight.size for node, _ in layout.netlist.by_node() for part in node.members)
+    )
     light = (parts["signal_j"] + parts["local_oscillators_j"]) * technology.optics.wall_plug_efficiency.si
     times = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
     photons = technology.optics.wall_plug_efficiency.si / macs / photon_energy(technology.light.wavelength.si)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import Affine, Graph, MatrixVector, Node
+from pfmc.ir.weights import Matrix
 from pfmc.passmanager import Context, Pass
 
 
@@ -40,10 +41,10 @@ class Fold(Pass[Graph, Graph]):
         for node in source.nodes:
             place = made_at.get(node.inputs[0]) if isinstance(node, Affine) else None
             if isinstance(node, Affine) and place is not None:
-                contraction = nodes[place]
                 alone = len(consumers[node.input]) == 1 and node.input not in source.outputs
-                if isinstance(contraction, MatrixVector) and alone and _fits(contraction, node, source):
-                    nodes[place] = _folded(contraction, node)
+                folded = _in_front(nodes[place], node, source) if alone else None
+                if folded is not None:
+                    nodes[place] = folded
                     made_at[node.output] = place
                     continue
             if isinstance(node, MatrixVector):
@@ -69,9 +70,14 @@ def _fits(contraction: MatrixVector, affine: Affine, graph: Graph) -> bool:
     return affine.axis in column_axes and sizes <= {1, contraction.matrix.columns}
 
 
-def _folded(contraction: MatrixVector, affine: Affine) -> MatrixVector:
-    columns = contraction.matrix.columns
+def _in_front(contraction: Node, affine: Affine, graph: Graph) -> MatrixVector | None:
+    """A contraction that does what stands behind it too, or None."""
+    if not (isinstance(contraction, MatrixVector) and _fits(contraction, affine, graph)):
+        return None
     matrix, bias = contraction.matrix, contraction.bias
+    if not isinstance(matrix, Matrix):
+        return None
+    columns = matrix.columns
     if affine.gain is not None:
         gain = np.broadcast_to(affine.gain, columns)
         matrix = replace(matrix, gain=gain if matrix.gain is None else matrix.gain * gain)
@@ -101,7 +107,7 @@ def _folded_in_front(graph: Graph) -> Graph:
 
 def _behind(node: Node, affine: Affine, graph: Graph) -> MatrixVector | None:
     """A contraction that does what stands in front of it too, or None."""
-    if not isinstance(node, MatrixVector):
+    if not (isinstance(node, MatrixVector) and isinstance(node.matrix, Matrix)):
         return None
     shape = graph.shapes.get(affine.input)
     sizes = {v.size for v in (affine.gain, affine.offset) if v is not None}

@@ -51,4 +51,6 @@ def _normal(node: Contraction) -> Contraction:
 
 
 def _matrix_vector(node: Contraction, matrix: Matrix) -> MatrixVector:
-    return MatrixVector(node.name, node.input, node.output, node.weight, node.bias, node.replaces, matrix=matrix)
+    return MatrixVector(
+        node.name, node.input, node.output, node.weight, node.bias, node.replaces, body=node.body, matrix=matrix
+    )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pfmc.errors import PassError, UsageError
+from pfmc.ir.beside import spans
 from pfmc.ir.graph import Graph, MatrixVector, Node
-from pfmc.ir.weights import Matrix
 from pfmc.netlist.netlist import Netlist
 from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.passmanager import Context, Pass
@@ -67,23 +67,19 @@ def _shared(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, MatrixVector):
-            owner = first.setdefault(_identity(node.matrix), node.name)
+            owner = first.setdefault(node.matrix.identity, node.name)
             nodes.append(replace(node, shares="" if owner == node.name else owner))
         else:
             nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
 
 
-def _identity(matrix: Matrix) -> object:
-    """What two matrices have in common if they are the same."""
-    gains = (None if gain is None else gain.tobytes() for gain in (matrix.gain, matrix.row_gain))
-    return matrix.weight, matrix.transposed, matrix.groups, *gains
-
-
 def _blocks(node: MatrixVector, rows: int, columns: int) -> Iterator[tuple[range, range]]:
+    """Matrices that stand side by side have tiles of their own: each its scale, and converters for its outputs."""
     matrix = node.matrix
     for row in range(0, matrix.rows, rows):
-        for column in range(0, matrix.columns, columns):
-            block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, matrix.columns))
-            if matrix.block(*block).any():
-                yield block
+        for span in spans(matrix):
+            for column in range(span.start, span.stop, columns):
+                block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop))
+                if matrix.block(*block).any():
+                    yield block

@@ -144,6 +144,8 @@ def _graph(
         _operation(node, None if part is model.graph else part, constants, shapes, rewritten)
         for part, node in entered(model.graph)
     )
+    body = {node.name: number for number, part in enumerate(graphs_of(model.graph)) for node in part.node}
+    nodes = tuple(replace(n, body=body[n.name]) if isinstance(n, Contraction) else n for n in nodes)
     contractions = [node for node in nodes if isinstance(node, Contraction)]
     if not contractions:
         why = [node.reason for node in nodes if isinstance(node, HostNode) and node.reason]

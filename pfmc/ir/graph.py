@@ -8,10 +8,12 @@ from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
-from pfmc.ir.weights import Matrix, Weight
+from pfmc.ir.attention import Attention
+from pfmc.ir.beside import AnyMatrix
+from pfmc.ir.weights import Weight
 from pfmc.ir.windows import Windows
 
 
@@ -63,6 +65,7 @@ class Contraction:
         name: of the node in the model; unique.
         bias: one number per output column, added after the product, or None.
         replaces: names of the model's nodes that this operation stands for.
+        body: of an If or a Loop that it stands in, by the number; 0: none.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Contraction:
     weight: Weight
     bias: Float[np.ndarray, " columns"] | None
     replaces: tuple[str, ...]
+    body: int = field(default=0, kw_only=True)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -110,11 +114,27 @@ class MatrixVector(Contraction):
 
     Attributes:
         shares: name of the contraction on whose tiles it is computed, one after the other; empty: on its own.
+        parts: the contractions of the same input that it was made of, their matrices side by side; empty: it is the
+            model's. Weight, bias and output are those of the first.
+        input_shift: binary exponents; each input is divided by that power of two in front of its converter, and the
+            rows of the matrix are as many times as large.
     """
 
-    matrix: Matrix = field(kw_only=True)
+    matrix: AnyMatrix = field(kw_only=True)
     windows: Windows | None = None
     shares: str = ""
+    parts: tuple[MatrixVector, ...] = ()
+    input_shift: Int[np.ndarray, " rows"] | None = None
+
+    @property
+    def members(self) -> tuple[MatrixVector, ...]:
+        """The model's contractions that it is."""
+        return self.parts or (self,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values made."""
+        return tuple(part.output for part in self.members)
 
 
 Node: TypeAlias = HostNode | Affine | Contraction
@@ -129,6 +149,7 @@ class Graph:
 
     Attributes:
         shapes: shape of each value where it is known; an unknown axis is None.
+        attentions: which of the nodes are an attention, in order.
     """
 
     name: str
@@ -136,6 +157,7 @@ class Graph:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     shapes: Mapping[str, tuple[int | None, ...]]
+    attentions: tuple[Attention, ...] = ()
 
     def contractions(self) -> tuple[Contraction, ...]:
         """The contractions, in order."""

@@ -46,7 +46,7 @@ def _contraction(node: Contraction) -> tuple[str, list[str]]:
         details += [str(node.windows)] + ([f"groups={node.groups}"] if node.groups > 1 else [])
     if isinstance(node, MatrixVector) and node.windows is not None:
         details.append(str(node.windows))
-    if node.bias is not None:
+    if any(part.bias is not None for part in (node.members if isinstance(node, MatrixVector) else (node,))):
         details.append("bias")
     if isinstance(node, MatrixVector) and node.shares:
         details.append(f"shares(@{printable(node.shares)})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -189,6 +189,12 @@ class Matrix:
     groups: int = 1
     gain: Float[np.ndarray, " columns"] | None = None
     row_gain: Float[np.ndarray, " rows"] | None = None
+
+    @property
+    def identity(self) -> Hashable:
+        """What two matrices have in common if they are the same."""
+        gains = (None if gain is None else gain.tobytes() for gain in (self.gain, self.row_gain))
+        return self.weight, self.transposed, self.groups, *gains
 
     @property
     def rows(self) -> int:

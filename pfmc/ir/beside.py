@@ -1,0 +1,60 @@
+"""Matrices that stand side by side on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.ir.weights import Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """[A | B | …]: one matrix whose columns are those of several with as many rows, behind each other."""
+
+    parts: tuple[Matrix, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of inputs."""
+        return self.parts[0].rows
+
+    @property
+    def columns(self) -> int:
+        """Number of outputs."""
+        return sum(part.columns for part in self.parts)
+
+    @property
+    def identity(self) -> Hashable:
+        """What two matrices have in common if they are the same."""
+        return tuple(part.identity for part in self.parts)
+
+    def block(self, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
+        """Part of the matrix as float64; ``rows`` and ``columns`` are contiguous."""
+        pieces = []
+        for part, span in zip(self.parts, spans(self), strict=True):
+            own = range(max(columns.start, span.start) - span.start, min(columns.stop, span.stop) - span.start)
+            if own:
+                pieces.append(part.block(rows, own))
+        return np.concatenate(pieces, axis=1)
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns} = [{' | '.join(str(part) for part in self.parts)}]"
+
+
+AnyMatrix: TypeAlias = Matrix | Beside
+
+
+def parts_of(matrix: AnyMatrix) -> tuple[Matrix, ...]:
+    """The matrices that stand side by side; a matrix by itself is the only one."""
+    return matrix.parts if isinstance(matrix, Beside) else (matrix,)
+
+
+def spans(matrix: AnyMatrix) -> tuple[range, ...]:
+    """Which columns each of its parts has."""
+    ends = np.cumsum([part.columns for part in parts_of(matrix)]).tolist()
+    return tuple(range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
