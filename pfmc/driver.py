@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from pfmc.ir.graph import HostNode
 from pfmc.layout.glass import AnyLayout
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
-from pfmc.passmanager import Context, Pass, render, run_pipeline, with_options
+from pfmc.passmanager import Activations, Context, Pass, render, run_pipeline, with_options
 from pfmc.registry import backend_for, load_backend, load_pass
 from pfmc.sections import Calibration, ModelEntry, PassEntry, Share, Sizing
 from pfmc.sizing import Bench, Requirement, sized
@@ -111,6 +111,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             observer.stage(f"{step.name} done")
 
         sizings: list[Sizing] = []
+        reached: set[str] = set()
 
         def provisions(netlist: Netlist) -> Mapping[str, Provision]:
             if options.requirement is None:
@@ -135,7 +136,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             shutil.rmtree(checkpoint, ignore_errors=True)
         context = Context(
             technology,
-            recorder(imported, dataset, BATCH),
+            _noting(recorder(imported, dataset, BATCH), reached),
             title,
             provisions,
             seed=options.seed,
@@ -165,7 +166,12 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             model=ModelEntry(path=_model_name(imported), name=model.name, sha256=imported.sha256),
             target=options.target,
             backend=backend.name,
-            calibration=Calibration(data=dataset.source, samples=dataset.samples, seed=options.seed),
+            calibration=Calibration(
+                data=dataset.source,
+                samples=dataset.samples,
+                seed=options.seed,
+                unreached=_unreached(layout.netlist, reached),
+            ),
             passes=tuple(PassEntry(name=p.name, options=p.options()) for p in passes),
             devices=emission.devices,
             unused_devices=emission.unused_devices,
@@ -260,6 +266,22 @@ def _saved(folder: Path, name: str, role: str) -> list[tuple[str, str]]:
     """A model that was saved, and its external data if it needed some."""
     data = f"{name}.data"
     return [(name, role), *([(data, f"{role}-data")] if (folder / data).exists() else [])]
+
+
+def _noting(activations: Activations, reached: set[str]) -> Activations:
+    """The same, but it notes which values the calibration data had: in a branch that is never taken there are none."""
+
+    def noted(names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in activations(names):
+            reached.update(name for name, value in batch.items() if value.size)
+            yield batch
+
+    return noted
+
+
+def _unreached(netlist: Netlist, reached: set[str]) -> tuple[str, ...]:
+    """The contractions with tiles that the calibration data never ran."""
+    return tuple(name for name, users in netlist.users().items() if not any(user.input in reached for user in users))
 
 
 def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:

@@ -45,11 +45,16 @@ class PassEntry(Part):
 
 
 class Calibration(Part):
-    """Where the converters' ranges come from: "file" or "random"."""
+    """Where the converters' ranges come from: "file" or "random".
+
+    ``unreached`` names the contractions that these data never ran, in a branch that was not taken: the ranges of their
+    converters are those of inputs and outputs of about one.
+    """
 
     data: str
     samples: int
     seed: int
+    unreached: tuple[str, ...] = ()
 
 
 class ChipSize(Part):

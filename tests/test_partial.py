@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 import pfmc
 from pfmc.errors import UsageError
 from pfmc.frontend.selection import LEFT_OUT
+from pfmc.report.terminal import show_manifest
 
 
 @pytest.fixture
@@ -85,3 +86,42 @@ def test_something_must_be_left(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("pfmc: error: nothing is left to map")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("taken", [[True], [False, True]])
+def test_a_branch_that_calibration_never_took_is_named(
+    taken: list[bool], tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of two branches, by a truth value of the data."""
+    branches = {}
+    for key in ("then_branch", "else_branch"):
+        values = rng.standard_normal((4, 3)).astype(np.float32)
+        branches[key] = helper.make_graph(
+            [
+                helper.make_node("Neg", ["x"], [f"h_{key}"]),  # what is made outside is seen, taken or not
+                helper.make_node("MatMul", [f"h_{key}", f"w_{key}"], [f"y_{key}"], name=key),
+            ],
+            key,
+            [],
+            [helper.make_tensor_value_info(f"y_{key}", 1, None)],
+            [numpy_helper.from_array(values, f"w_{key}")],
+        )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], name="if", **branches)],
+        "branches",
+        [helper.make_tensor_value_info("c", 9, [1]), helper.make_tensor_value_info("x", 1, [1, 4])],
+        [helper.make_tensor_value_info("y", 1, [1, 3])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    data = {"c": np.array(taken), "x": rng.standard_normal((len(taken), 4)).astype(np.float32)}
+    np.savez(tmp_path / "data.npz", allow_pickle=False, **data)
+    manifest = pfmc.compile(path, tmp_path / "out", technology="generic", calibration=tmp_path / "data.npz").manifest
+    show_manifest(manifest, tmp_path / "out")
+    printed = capsys.readouterr().out
+    if False in taken:
+        assert manifest.calibration.unreached == ()
+        assert "not calibrated" not in printed
+    else:
+        assert manifest.calibration.unreached == ("else_branch",)
+        assert "else_branch: the data never ran them" in printed

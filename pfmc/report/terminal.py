@@ -26,6 +26,9 @@ def show_manifest(manifest: Manifest, folder: Path) -> None:
     rows.append(("bundle", f"{folder}  {sum(entry.bytes for entry in manifest.files):,} bytes"))
     if manifest.calibration.data == "random":
         rows.append(("calibration", "random inputs: give --calibration for ranges and energy that fit real data"))
+    if manifest.calibration.unreached:
+        names = _names(manifest.calibration.unreached)
+        rows.append(("not calibrated", f"{names}: the data never ran them, and their ranges are guessed"))
     show_rows(rows)
 
 
