@@ -77,12 +77,12 @@ SUM_IN_A_ROW: Final = """
     ones = ConstantOfShape <value = float[1] {1}> (shape_of_ones)
     sum_in_a_row = MatMul (ones, rows_of_partials)
 """
-_ROUND_AND_CLIP: Final = """
+ROUND_AND_CLIP: Final = """
     {side}_rounded = Round ({side}_exact)
     {side}_not_below = Max ({side}_rounded, {side}_code_low)
     {side}_code = Min ({side}_not_below, {side}_code_high)
 """
-_IDEAL: Final = "{side}_code = Identity ({side}_exact)"
+IDEAL_CONVERTER: Final = "{side}_code = Identity ({side}_exact)"
 _CURRENT: Final = """
     voltage = Mul (input_code, volts_per_code)
     current = MatMul (voltage, microsiemens)
@@ -110,34 +110,27 @@ def matrix_vector(opset: int, *, ideal_converters: bool, light: bool = False) ->
         ideal_converters: leave rounding and clipping out.
         light: whether fields are read, of both quadratures, not currents.
     """
+    converter = IDEAL_CONVERTER if ideal_converters else ROUND_AND_CLIP
     return function_of(
         OPERATOR,
         opset,
         input_names(ideal_converters=ideal_converters, light=light),
-        ideal_converters=ideal_converters,
         padded=PADDED,
         for_copies=FOR_COPIES,
+        input_converter=converter.format(side="input"),
+        output_converter=converter.format(side="output"),
         output_exact=_LIGHT_CURRENT if light else _CURRENT,
         sum_in_a_row=SUM_IN_A_ROW,
         result=_RESULT,
     )
 
 
-def function_of(
-    name: str, opset: int, inputs: Sequence[str], *, ideal_converters: bool, **parts: str
-) -> onnx.FunctionProto:
+def function_of(name: str, opset: int, inputs: Sequence[str], **parts: str) -> onnx.FunctionProto:
     """A function with these inputs after x; ``parts``: what stands at the places of its text that have a name."""
-    converter = _IDEAL if ideal_converters else _ROUND_AND_CLIP
-    text = _FUNCTION.format(
-        domain=DOMAIN,
-        operator=name,
-        opset=opset,
-        inputs=", ".join(("x", *inputs)),
-        input_converter=converter.format(side="input"),
-        output_converter=converter.format(side="output"),
-        **parts,
+    inside = ", ".join(("x", *inputs))
+    return onnx.parser.parse_function(
+        _FUNCTION.format(domain=DOMAIN, operator=name, opset=opset, inputs=inside, **parts)
     )
-    return onnx.parser.parse_function(text)
 
 
 def input_names(*, ideal_converters: bool, light: bool = False) -> tuple[str, ...]:

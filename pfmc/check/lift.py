@@ -214,11 +214,12 @@ def _columns(splice: Splice, y: str, span: range) -> str:
 
 def _finish(splice: Splice, node: MatrixVector, y: str) -> None:
     """What is still to be done with a contraction's product to make its output."""
+    positions = 0 if node.windows is None else len(node.windows.kernel)
+    if positions:
+        y = splice.add("Transpose", [y], perm=[0, positions + 1, *range(1, positions + 1)])
     if node.bias is not None:
-        y = splice.add("Add", [y, splice.constant("bias", np.asarray(node.bias, dtype=np.float32))])
-    if node.windows is not None:
-        axes = len(node.windows.kernel)
-        y = splice.add("Transpose", [y], perm=[0, axes + 1, *range(1, axes + 1)])
+        bias = np.asarray(node.bias, dtype=np.float32).reshape(-1, *[1] * positions)
+        y = splice.add("Add", [y, splice.constant("bias", bias)])
     if node.weight.dtype != "float32":
         dtype = np.dtype(getattr(ml_dtypes, node.weight.dtype, node.weight.dtype))
         y = splice.add("Cast", [y], to=helper.np_dtype_to_tensor_dtype(dtype))

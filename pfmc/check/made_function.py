@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import onnx
 
-from pfmc.check.functions import FOR_COPIES, LIMITS, PADDED, SUM_IN_A_ROW, Crossbars, function_of
+from pfmc.check.functions import (
+    FOR_COPIES,
+    IDEAL_CONVERTER,
+    LIMITS,
+    PADDED,
+    ROUND_AND_CLIP,
+    SUM_IN_A_ROW,
+    Crossbars,
+    function_of,
+)
 
 MADE_INPUTS: Final = ("codes_per_code", "codes_error", "units_offset")  # the last ones of the function
 
@@ -24,6 +34,12 @@ _CODES: Final = """
     repeated = Tile (codes_error, repeats)
     error = Slice (repeated, first, vector_count, second)
     output_exact = Add (without_error, error)
+"""
+_CLIPPED: Final = """
+    {side}_rounded = Round ({side}_exact)
+    {side}_low = Constant <value_float = {low:.1f}> ()
+    {side}_high = Constant <value_float = {high:.1f}> ()
+    {side}_code = Clip ({side}_rounded, {side}_low, {side}_high)
 """
 _TRIMMED: Final = """
     untrimmed = Reshape (sum, shape)
@@ -44,13 +60,24 @@ def made_matrix_vector(name: str, opset: int, crossbars: Crossbars, *, ideal_con
         name,
         opset,
         (*made_input_names(ideal_converters=ideal_converters), *MADE_INPUTS),
-        ideal_converters=ideal_converters,
         padded="padded = Identity (vectors)" if whole else PADDED,
         for_copies=FOR_COPIES if crossbars.copies > 1 else "for_copies = Identity (by_block)",
+        input_converter=_converter("input", crossbars, ideal_converters=ideal_converters),
+        output_converter=_converter("output", crossbars, ideal_converters=ideal_converters),
         output_exact=_CODES,
         sum_in_a_row=SUM_IN_A_ROW if blocks > 1 else "sum_in_a_row = Identity (rows_of_partials)",
         result=_TRIMMED,
     )
+
+
+def _converter(side: str, crossbars: Crossbars, *, ideal_converters: bool) -> str:
+    """Rounds and clips, in one step where all limits are the same."""
+    if ideal_converters:
+        return IDEAL_CONVERTER.format(side=side)
+    low, high = (np.unique(getattr(crossbars, f"{side}_code_{end}")) for end in ("low", "high"))
+    if low.size == high.size == 1:
+        return _CLIPPED.format(side=side, low=low[0], high=high[0])
+    return ROUND_AND_CLIP.format(side=side)
 
 
 def made_input_names(*, ideal_converters: bool) -> tuple[str, ...]:
