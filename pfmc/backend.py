@@ -93,18 +93,39 @@ class Violated:
 
 
 @dataclass(frozen=True)
+class Density:
+    """How much of the chip a layer covers, or of each window on it; what a rule says of that.
+
+    Attributes:
+        kind: ``min_density`` or ``max_density``.
+        limit, least, most: ratios of areas; the last two in the emptiest and the fullest window.
+        left_to_die: what is drawn here cannot meet the rule without what will stand around it.
+    """
+
+    rule: str
+    kind: str
+    limit: float
+    least: float
+    most: float
+    met: bool
+    left_to_die: bool
+
+
+@dataclass(frozen=True)
 class RuleCheck:
     """What a check of design rules found.
 
     Attributes:
         rules: how many were checked.
         tiles: how many were; fewer than there are where very many are violated.
-        violated: in the order of the technology's rules.
+        violated: in the order of the technology's rules, those on density last.
+        densities: what those measure.
     """
 
     rules: int
     tiles: int
     violated: tuple[Violated, ...]
+    densities: tuple[Density, ...] = ()
 
     @property
     def clean(self) -> bool:

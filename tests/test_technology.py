@@ -64,7 +64,7 @@ def sourced(model: BaseModel) -> Iterator[Quantity | Layer | Rule]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, (Quantity, Layer, Rule)):
                 yield item
-            elif isinstance(item, BaseModel):
+            if isinstance(item, BaseModel):
                 yield from sourced(item)
 
 

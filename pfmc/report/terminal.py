@@ -135,6 +135,10 @@ def show_verification(verification: Verification) -> None:
             first = rule.places[0] if rule.places else None
             where = f", first at {first.x:.3f},{first.y:.3f} um {first.tile}" if first else ""
             rows.append((f"  {printable(rule.rule)}", f"{rule.count:,} times{where}"))
+        for found in verification.drc.densities:
+            if found.left_to_die and not found.met:
+                least = f"{100 * found.least:.3g} %, {100 * found.limit:.3g} % wanted"
+                rows.append((f"  {printable(found.rule)}", f"density {least}: left to what stands around the arrays"))
     if verification.lvs is not None:
         rows.append(("connections", f"{len(verification.lvs)} differ" if verification.lvs else "as they should be"))
         rows += [("", printable(line)) for line in verification.lvs[:20]]

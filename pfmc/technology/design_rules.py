@@ -49,10 +49,10 @@ def parse_layer(text: str) -> tuple[str, tuple[Step, ...]]:
 
 
 class Amount(Model):
-    """The number of a rule, a length or an area; its source is the rule's."""
+    """The number of a rule, a length, an area or a ratio of areas; its source is the rule's."""
 
     value: float = Field(gt=0, le=1e5, strict=True)
-    unit: Literal["nm", "um", "um2"]
+    unit: Literal["nm", "um", "um2", "%"]
 
     @property
     def si(self) -> float:
@@ -66,7 +66,7 @@ class Rule(Model):
     name: Text  # in the foundry's manual; a rule of several parts stands in several entries
     kind: Literal[
         "width", "max_width", "space", "separation", "distance", "enclosure", "endcap", "overlap", "area", "hole_area",
-        "size", "forbidden", "grid",
+        "size", "forbidden", "grid", "min_density", "max_density",
     ]  # fmt: skip
     layer: Text
     other: Text | None = None
@@ -74,6 +74,8 @@ class Rule(Model):
     wide: Amount | None = None  # space: beside metal that is this wide
     run: Amount | None = None  # space: where edges face each other over more than this
     near: Amount | None = None  # endcap: where the enclosure of a side is below this, that of its neighbours counts
+    window: Amount | None = None  # density: of every square of this side that lies on the chip; else of the chip
+    left_to_die: bool = False  # density: arrays cannot meet it by themselves, so that it is told but not judged
     source: Text
 
     @model_validator(mode="after")
@@ -88,9 +90,20 @@ class Rule(Model):
                 raise wrong(key, f"a rule of kind {self.kind} {'needs it' if needs else 'has none'}")
         if self.kind != "space" and (self.wide or self.run):
             raise wrong("kind", "only space depends on width or run")
-        if self.value is not None and (self.value.unit == "um2") != self.kind.endswith("area"):
+        if (self.window or self.left_to_die) and not self.of_density:
+            raise wrong("kind", "only density has windows or is left to the die")
+        unit = "" if self.value is None or self.value.unit in {"nm", "um"} else self.value.unit
+        if self.value is not None and unit != ("um2" if self.kind.endswith("area") else "%" if self.of_density else ""):
             raise wrong("value", f"{self.value.unit} does not measure what a rule of kind {self.kind} limits")
+        lengths = [a for a in (self.wide, self.run, self.near, self.window) if a is not None]
+        if any(amount.unit not in {"nm", "um"} for amount in lengths):
+            raise wrong("value", "only the value of a rule can be anything but a length")
         return self
+
+    @property
+    def of_density(self) -> bool:
+        """Whether it limits how much of the chip a layer covers; the other rules look at shapes near each other."""
+        return self.kind.endswith("density")
 
 
 class DesignRules(Model):
@@ -103,6 +116,16 @@ class DesignRules(Model):
     layers: dict[Text, Text] = Field(default={}, max_length=100)
     rules: tuple[Rule, ...] = Field(default=(), max_length=1000)
 
+    @property
+    def local(self) -> tuple[Rule, ...]:
+        """The rules about shapes near each other."""
+        return tuple(rule for rule in self.rules if not rule.of_density)
+
+    @property
+    def densities(self) -> tuple[Rule, ...]:
+        """The rules about how much of the chip a layer covers."""
+        return tuple(rule for rule in self.rules if rule.of_density)
+
     def check_names(self, drawn: Container[str]) -> None:
         """See that every layer that rules name is known, when those of the technology are called ``drawn``.
 
@@ -110,6 +133,9 @@ class DesignRules(Model):
             PydanticCustomError: if one is not.
         """
         known: set[str] = set()
+        for i, rule in enumerate(self.rules):
+            if rule.of_density and any(" " in self.layers.get(name, name) for name in rule.layer.split(" | ")):
+                raise wrong(f"rules.{i}", "a density is of layers of the file, joined by |")
         written = [(f"layers.{name}", name, text) for name, text in self.layers.items()]
         for i, rule in enumerate(self.rules):
             written += [(f"rules.{i}", "", text) for text in (rule.layer, rule.other) if text]

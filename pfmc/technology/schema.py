@@ -230,6 +230,15 @@ class Offer(Model):
     copies_max: Count  # of a tile, side by side: their results are averaged
 
 
+class Fill(Layer):
+    """Rectangles that say nothing and keep a layer from being too empty, alike on every chip of one shape."""
+
+    width: Length
+    height: Length
+    space: Length
+    clearance: Length | None = None  # from the tiles' rings and the marks; without it they lie over these too
+
+
 class Chip(Model):
     """How tiles stand on the chip, each in a closed ring of substrate contacts; signals cross it above metal 1."""
 
@@ -242,6 +251,7 @@ class Chip(Model):
     frame_margin: Length  # from the tiles to the chip's frame
     mark_size: Length  # of the alignment crosses from tip to tip
     mark_width: Length  # of their arms
+    fill: tuple[Fill, ...] = Field(default=(), max_length=100)
 
 
 class Technology(Model):
@@ -286,7 +296,8 @@ class Technology(Model):
 
     @model_validator(mode="after")
     def _on_grid(self) -> Self:
-        for section, model in (("cell", self.cell), ("chip", self.chip)):
+        fills = [(f"chip.fill.{i}", fill) for i, fill in enumerate(self.chip.fill)]
+        for section, model in (("cell", self.cell), ("chip", self.chip), *fills):
             for key, value in model:
                 if isinstance(value, Quantity):
                     # What stands in the middle of a strip or of a mark has edges at half its width.

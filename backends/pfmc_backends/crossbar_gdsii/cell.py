@@ -159,6 +159,15 @@ def array_labels(technology: Technology) -> Iterator[Label]:
     yield Label(layers.metal1_text, "sub", x, y)
 
 
+def mark_places(technology: Technology, width: int, height: int) -> Iterator[tuple[int, int]]:
+    """The middles of the alignment marks of a chip of this size, one in each corner."""
+    step = technology.grid.step
+    inset = technology.grid.units(technology.chip.frame_margin) // (2 * step) * step
+    for x in (inset, width - inset):
+        for y in (inset, height - inset):
+            yield x, y
+
+
 def mark_shapes(technology: Technology, x: int, y: int) -> Iterator[Rectangle]:
     """An alignment mark with its middle at x, y: a cross on poly, and in its quadrants a square of each later mask.
 

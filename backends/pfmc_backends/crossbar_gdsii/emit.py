@@ -1,12 +1,13 @@
 """Layout to masks: one GDSII file, streamed tile by tile, and the table of devices beside it.
 
-Structures: ``strip``, what all strips share; ``array``, the base of a whole tile; one per tile, which refers to the
-array and, for each strip, to the value cell of its length (``r03475``); ``chip``. gdstk draws those that are few; the
-references of a tile are one structured array.
+Structures: ``strip``, what all strips share; ``array``, the base of a whole tile; ``fill0``, …; one per tile, which
+refers to the array and, for each strip, to the value cell of its length (``r03475``); ``chip``. gdstk draws those that
+are few; the references of a tile are one structured array.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pfmc.primitives.crossbar import CrossbarTile, Programmed
 from pfmc.technology.schema import Technology
 from pfmc.units import UNITS
 from pfmc_backends.crossbar_gdsii import cell, records
+from pfmc_backends.crossbar_gdsii.fill import fill_cells, fill_references
 from pfmc_backends.crossbar_gdsii.table import Frame, TableWriter
 
 MASKS: Final = "masks/chip.gds"
@@ -127,7 +129,7 @@ class TileEncoder:
 
 
 def base_cells(technology: Technology) -> list[gdstk.Cell]:
-    """The cells that do not depend on the model: ``strip`` and ``array``."""
+    """The cells that do not depend on the model: ``strip``, ``array`` and the fill."""
     units = technology.grid.units
     strip = gdstk.Cell("strip")
     strip.add(*_polygons(cell.strip_shapes(technology)))
@@ -136,18 +138,17 @@ def base_cells(technology: Technology) -> list[gdstk.Cell]:
     pitch = units(technology.cell.strip_pitch), units(technology.cell.row_pitch)
     rows, strips = int(technology.tile.rows.value), 2 * int(technology.tile.columns.value)
     array.add(gdstk.Reference(strip, columns=strips, rows=rows, spacing=pitch))
-    return [strip, array]
+    return [strip, array, *fill_cells(technology)]
 
 
 def chip_cell(technology: Technology, frame: Frame, tiles: Sequence[PlacedTile]) -> gdstk.Cell:
-    """The top: tiles with their names, frame, a mark in each corner, and the title at the lower left."""
-    outline, step = technology.layers.outline, technology.grid.step
-    inset = technology.grid.units(technology.chip.frame_margin) // (2 * step) * step
+    """The top: tiles with their names, frame, a mark in each corner, fill, and the title at the lower left."""
+    outline = technology.layers.outline
     chip = gdstk.Cell("chip")
     chip.add(*_polygons([cell.Rectangle(outline, 0, 0, frame.width, frame.height)]))
-    for x in (inset, frame.width - inset):
-        for y in (inset, frame.height - inset):
-            chip.add(*_polygons(cell.mark_shapes(technology, x, y)))
+    for x, y in cell.mark_places(technology, frame.width, frame.height):
+        chip.add(*_polygons(cell.mark_shapes(technology, x, y)))
+    chip.add(*fill_references(technology, frame, tiles))
     chip.add(*(gdstk.Reference(gdstk.Cell(placed.tile.name), (placed.x, placed.y)) for placed in tiles))
     chip.add(*_labels(cell.Label(outline, placed.tile.name, placed.x, placed.y) for placed in tiles))
     title = printable(frame.title).encode("ascii", "replace").decode()
@@ -186,7 +187,7 @@ def _check(technology: Technology, frame: Frame, tiles: Sequence[PlacedTile]) ->
         raise CapacityError("the chip is larger than a GDSII file can describe", size, "split the model")
     for placed in tiles:
         name = placed.tile.name
-        taken = name in {"strip", "array", "chip"} or (name[:1] == "r" and name[1:].isdigit())
+        taken = name in {"strip", "array", "chip"} or re.fullmatch(r"(r|fill)\d+", name)
         if taken or not records.STRUCTURE_NAME.fullmatch(name):
             raise ArtifactError("the tile's name cannot be that of a structure", f"tile {name}", "name it like t00000")
 

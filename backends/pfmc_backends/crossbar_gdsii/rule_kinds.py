@@ -10,9 +10,9 @@ from typing import Any, Final
 from pfmc.errors import UsageError
 from pfmc.technology.design_rules import DRAWN, Amount, Rule, parse_layer
 from pfmc.technology.schema import Technology
+from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
 
 Region = Any  # klayout.db.Region: the package is optional
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 
 def klayout_db() -> ModuleType:
@@ -108,6 +108,15 @@ class Masks:
             else:
                 region = JOIN[operator](region, self.region(operand)).merged()
         return region
+
+
+def read_regions(hierarchy: Hierarchy) -> Callable[[tuple[int, int], Box], Region]:
+    """What of the chip is on a layer and touches a box, as KLayout reads it: polygons of any shape."""
+    db = klayout_db()
+    layout = db.Layout()
+    layout.read(str(hierarchy.file.path))
+    top = layout.cell(hierarchy.file.names[hierarchy.chip])
+    return lambda key, box: db.Region(db.RecursiveShapeIterator(layout, top, layout.layer(*key), db.Box(*box), False))
 
 
 JOIN: Final[dict[str, Callable[[Region, Region], Region]]] = {

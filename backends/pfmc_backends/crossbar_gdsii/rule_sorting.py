@@ -36,8 +36,8 @@ class SortedRules:
         pairs: list[Rule] = []
         self.areas: list[tuple[tuple[int, int], int]] = []
         self.whole: list[Rule] = []
-        self.layers = sorted({key for rule in technology.design_rules.rules for key in masks.sources(rule)})
-        for rule in technology.design_rules.rules:
+        self.layers = sorted({key for rule in technology.design_rules.local for key in masks.sources(rule)})
+        for rule in technology.design_rules.local:
             lengths = [a for a in (rule.value, rule.wide, rule.near) if a is not None and a.unit != "um2"]
             runs = [] if rule.run is None else [rule.run]
             if not masks.sources(rule) & personal:

@@ -22,12 +22,13 @@ from pfmc.layout.layout import tile_extent
 from pfmc.technology.design_rules import Rule
 from pfmc.technology.schema import Technology
 from pfmc_backends.crossbar_gdsii.contents import Contents
+from pfmc_backends.crossbar_gdsii.density import check_densities
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
 from pfmc_backends.crossbar_gdsii.geometry import Bins
 from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
 from pfmc_backends.crossbar_gdsii.read import MASKS
 from pfmc_backends.crossbar_gdsii.rule_contexts import Base, Contexts
-from pfmc_backends.crossbar_gdsii.rule_kinds import Masks, Region, klayout_db, violations
+from pfmc_backends.crossbar_gdsii.rule_kinds import Masks, Region, klayout_db, read_regions, violations
 from pfmc_backends.crossbar_gdsii.rule_sites import Lattice, Rows
 from pfmc_backends.crossbar_gdsii.rule_sorting import SortedRules
 
@@ -50,7 +51,8 @@ def check_rules(folder: Path, technology: Technology, tiles: Sequence[TileRecord
     names = list(dict.fromkeys(rule.name for rule in technology.design_rules.rules))
     if not names:
         raise TechnologyError("no design rules to check", technology.name, "add a section [design_rules]")
-    checker = _Checker(folder / MASKS, technology)
+    file = GdsiiFile(folder / MASKS)
+    checker = _Checker(file, technology)
     micrometres = technology.grid.database_unit.si * 1e6
     counts, places = dict.fromkeys(names, 0), {name: list[Place]() for name in names}
 
@@ -71,7 +73,8 @@ def check_rules(folder: Path, technology: Technology, tiles: Sequence[TileRecord
         if bad == TILE_LIMIT:
             break
     violated = [Violated(name, counts[name], tuple(places[name])) for name in names if counts[name]]
-    return RuleCheck(len(names), checked, tuple(violated))
+    densities, off = check_densities(file, technology)
+    return RuleCheck(len(names), checked, (*violated, *off), tuple(densities))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +109,16 @@ class _Common:
 class _Checker:
     """Checks tile after tile of one file."""
 
-    def __init__(self, path: Path, technology: Technology) -> None:
-        self._technology, self._path = technology, path
-        self._rules = technology.design_rules.rules
+    def __init__(self, file: GdsiiFile, technology: Technology) -> None:
+        self._technology = technology
+        self._rules = technology.design_rules.local
         names = Masks(technology, lambda _: klayout_db().Region())
         self._sorted = SortedRules(technology, names)
         self._layers = self._sorted.layers
         far = [*self._sorted.far, *(rule for rules in self._sorted.large.values() for _, rule in rules)]
         self._near_rules = [rule for rule in self._rules if rule not in far]
         self._pair_rules = [rule for rule in self._near_rules if rule not in self._sorted.base]
-        self._hierarchy = Hierarchy(Contents(GdsiiFile(path), self._layers))
+        self._hierarchy = Hierarchy(Contents(file, self._layers))
         personal = [layer.key for layer in technology.personalisation_layers]
         self._personal = sum(1 << code for code, key in enumerate(self._layers) if key in personal)
         self._all = (1 << len(self._layers) + 1) - 1  # what cannot be read among them
@@ -268,15 +271,7 @@ class _Checker:
 
     def _from_file(self, window: Box) -> Found:
         """The violations in a part of the chip, by the polygons of the file."""
-        db = klayout_db()
-        if self._file is None:
-            layout = db.Layout()
-            layout.read(str(self._path))
-            top = layout.cell(self._hierarchy.file.names[self._hierarchy.chip])
-            self._file = lambda key, box: db.Region(
-                db.RecursiveShapeIterator(layout, top, layout.layer(*key), db.Box(*box), False)
-            )
-        read = self._file
+        self._file = read = self._file or read_regions(self._hierarchy)
         grown = _grown(window, self._margin)
         masks = Masks(self._technology, lambda key: read(key, grown))
         return _found(self._rules, masks, lambda boxes: _touch(boxes, np.array(window)))
