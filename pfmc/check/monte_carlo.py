@@ -216,6 +216,33 @@ def monte_carlo(
         tolerance: largest relative error that counts for the yield.
         progress: called once for every chip.
     """
+    comparisons, blame = _compared(fabrication, dataset, reference, runs, progress)
+    outputs = {
+        name: OutputStatistics(
+            Statistics.of([c.outputs[name].relative_error for c in comparisons], worst=0.95),
+            Statistics.of([c.outputs[name].agreement for c in comparisons], worst=0.05),
+        )
+        for name in reference
+    }
+    spreads = [output.relative_error for output in outputs.values()]
+    accuracies = [c.accuracy["fabricated"] for c in comparisons if c.accuracy is not None]
+    within = [error is not None and error <= tolerance for error in map(_largest_error, comparisons)]
+    return MonteCarlo(
+        runs=runs,
+        seed=fabrication.maker.seed,
+        trimmed=fabrication.trim is not None,
+        sigma=max(spreads, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
+        outputs=outputs,
+        accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,
+        yield_at_tolerance=float(np.mean(within)),
+        blame=blame,
+    )
+
+
+def _compared(
+    fabrication: Fabrication, dataset: Dataset, reference: Mapping[str, np.ndarray], runs: int, progress: Progress
+) -> tuple[list[Comparison], Blame]:
+    """Every chip, and what is to blame; see :func:`monte_carlo`."""
     few = dataset.take(BLAME_SAMPLES)
     wanted = {name: values[: few.samples] for name, values in reference.items()}
     numbers = range(-(-runs // BLAME_SHARE))
@@ -252,26 +279,7 @@ def monte_carlo(
             )
         finally:
             pool.shutdown(cancel_futures=True)
-    outputs = {
-        name: OutputStatistics(
-            Statistics.of([c.outputs[name].relative_error for c in comparisons], worst=0.95),
-            Statistics.of([c.outputs[name].agreement for c in comparisons], worst=0.05),
-        )
-        for name in reference
-    }
-    spreads = [output.relative_error for output in outputs.values()]
-    accuracies = [c.accuracy["fabricated"] for c in comparisons if c.accuracy is not None]
-    within = [error is not None and error <= tolerance for error in map(_largest_error, comparisons)]
-    return MonteCarlo(
-        runs=runs,
-        seed=fabrication.maker.seed,
-        trimmed=fabrication.trim is not None,
-        sigma=max(spreads, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
-        outputs=outputs,
-        accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,
-        yield_at_tolerance=float(np.mean(within)),
-        blame=blame,
-    )
+    return comparisons, blame
 
 
 def _one_at_a_time(fabrication: Fabrication) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A hundred made chips of the digits CNN, beside as many plain runs of ONNX Runtime and solutions of every tile.
 
 Chips share the cores, and what they are compared with has one. The ratio of the times that the cores worked tells, also
-where the machine has other work, what a machine with so many free cores would come to.
+where the machine has other work, what a machine with so many free cores would come to: on two, no longer is asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pfmc.physics.crossbar import effective_matrix
 
 SAMPLE = Path(__file__).parent.parent.parent / "samples" / "digits_cnn"
 RUNS = 100
+WORK = 2.2  # times that of plain runs and solutions, at most; 2, two cores, is wanted, the rest is for other work
 
 
 def seconds(job: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -78,3 +79,4 @@ def test_monte_carlo(tmp_path: Path) -> None:
         f"of the work {worked / (plain_work + solved_work):.2f}, "
         f"on {cores} cores: {worked / (plain_work + solved_work) / cores:.2f}"
     )
+    assert worked < WORK * (plain_work + solved_work)
