@@ -18,6 +18,8 @@ from onnx import helper
 from pfmc.data import InputSpec
 from pfmc.errors import ImportModelError
 from pfmc.frontend import folding
+from pfmc.frontend.attention import recognised
+from pfmc.frontend.attention_ways import Dataflow
 from pfmc.frontend.bodies import ENTERED, entered, flatten, made_in, name_nodes
 from pfmc.frontend.building import graphs_of
 from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
@@ -156,7 +158,8 @@ def _graph(
         if node.bias is not None and not np.isfinite(node.bias).all():
             raise ImportModelError("the bias holds NaN or infinity", f"{path}: node {node.name}")
     outputs = tuple(value.name for value in model.graph.output)
-    graph = Graph(model.graph.name or "model", tuple(inputs), outputs, nodes, shapes)
+    flow = Dataflow(model.graph, constants, shapes, {node.name: node for node in contractions})
+    graph = Graph(model.graph.name or "model", tuple(inputs), outputs, nodes, shapes, recognised(flow))
     graph.verify()
     return graph
 

@@ -8,11 +8,15 @@ from typing import Final
 
 import onnx
 
-from pfmc.frontend import contractions, quantised
+from pfmc.frontend import contractions, fused_attention, quantised
 from pfmc.frontend.building import Kept, Names, Place, Shapes, graphs_of, kind_of
 from pfmc.frontend.constants import Constants
 
-RULES: Final[Mapping[str, Callable[[Place], None]]] = {**contractions.RULES, **quantised.RULES}
+RULES: Final[Mapping[str, Callable[[Place], None]]] = {
+    **contractions.RULES,
+    **fused_attention.RULES,
+    **quantised.RULES,
+}
 
 
 @dataclass(frozen=True)

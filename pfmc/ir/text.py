@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 from pfmc.errors import printable
+from pfmc.ir.attention import Attention
 from pfmc.ir.graph import Affine, Contraction, Conv, Gemm, Graph, HostNode, MatrixVector, Node
 
 
 def render(graph: Graph) -> str:
     """The graph, one line per node."""
     lines = [f"graph @{printable(graph.name)} ({', '.join(_value(graph, v) for v in graph.inputs)})"]
-    lines += [f"  {_node(graph, node)}" for node in graph.nodes]
+    lines += _nodes(graph)
     lines.append(f"  return {', '.join(f'%{printable(v)}' for v in graph.outputs)}")
     return "\n".join(lines) + "\n"
+
+
+def _nodes(graph: Graph) -> list[str]:
+    """A line per node; what an attention consists of stands where the last of it stands, its contractions inside."""
+    owner: dict[str, int] = {}
+    for number, attention in enumerate(graph.attentions):
+        for name in (*attention.members, *attention.projections.values()):
+            owner.setdefault(name, number)
+    inside: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if node.name in owner:
+            inside.setdefault(owner[node.name], []).append(node)
+    lines: list[str] = []
+    for node in graph.nodes:
+        if node.name not in owner:
+            lines.append(f"  {_node(graph, node)}")
+        elif inside[owner[node.name]][-1] is node:
+            found = owner[node.name]
+            lines += [f"  {line}" for line in _attention(graph, graph.attentions[found], inside[found])]
+    return lines
+
+
+def _attention(graph: Graph, attention: Attention, nodes: list[Node]) -> list[str]:
+    """The operation as one, and the contractions that are its own."""
+    names = {node.name for node in nodes}
+    made = [value for node in nodes for value in node.outputs]
+    read = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
+    used = {value for node in graph.nodes if node.name not in names for value in node.inputs} | {*graph.outputs}
+    given = ", ".join(_value(graph, value) for value in made if value in used)
+    taken = ", ".join(f"%{printable(value)}" for value in read)
+    sizes = f"heads={attention.heads} key-heads={attention.key_heads} head-size={attention.head_size}"
+    words = " ".join((sizes, *attention.flags))
+    roles = " ".join(f"{role}=@{printable(name)}" for role, name in attention.projections.items())
+    own = [f"  {_node(graph, node)}" for node in nodes if isinstance(node, Contraction)]
+    return [f"{given} = attention @{printable(attention.name)} ({taken}) {words} {roles} {{", *own, "}"]
 
 
 def _value(graph: Graph, value: str) -> str:
