@@ -73,7 +73,8 @@ def node_cases() -> list[Case]:
     cases = []
     for case in found:
         names = [value.name for value in case.model.graph.input]
-        cases.append(Case(case.name, "node", case.model, dict(zip(names, case.data_sets[0][0], strict=False))))
+        values = (np.asarray(v) if isinstance(v, np.generic) else v for v in case.data_sets[0][0])
+        cases.append(Case(case.name, "node", case.model, dict(zip(names, values, strict=False))))
     return cases
 
 
@@ -106,7 +107,7 @@ def outcome(case: Case, folder: Path) -> Outcome:
     """Compile a case in an empty folder and verify it on its own inputs."""
     path, data = folder / "m.onnx", None
     onnx.save(case.model, path)
-    arrays = {name: value for name, value in case.inputs.items() if isinstance(value, np.ndarray | np.generic)}
+    arrays = {name: value for name, value in case.inputs.items() if isinstance(value, np.ndarray)}
     if arrays:
         data = folder / "data.npz"
         np.savez(data, allow_pickle=True, **arrays)  # type: ignore[arg-type]
@@ -132,14 +133,14 @@ def _refused(case: Case, problem: PfmcError, path: str) -> Outcome:
     if problem.what.startswith("nothing to map"):
         return Outcome("refused", f"nothing to map: {problem.fix or 'no operator multiplies by trained constants'}")
     if problem.what.startswith("ONNX Runtime cannot"):
-        if _runs(case):
+        if runs(case):
             return Outcome("failed", f"it runs, but: {line.replace(path, 'MODEL')}")
         return Outcome("refused", problem.what.partition(":")[0])
     return Outcome("refused", re.sub(r"\s+", " ", problem.what.replace(path, "MODEL")))
 
 
-def _runs(case: Case) -> bool:
-    """Whether ONNX Runtime runs it on its own inputs."""
+def runs(case: Case) -> bool:
+    """Whether ONNX Runtime runs a case on its own inputs."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -160,7 +161,7 @@ def _with_constants(case: Case, places: Sequence[int]) -> Iterator[Case]:
     kept = [value for value in model.graph.input if value.name not in wanted]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(case.inputs[name]), name) for name in wanted)
+    model.graph.initializer.extend(numpy_helper.from_array(case.inputs[name], name) for name in wanted)
     rest = {name: value for name, value in case.inputs.items() if name not in wanted}
     weights = " and ".join(name for name in wanted if "scale" not in name and "zero_point" not in name)
     yield Case(f"{case.name}, {weights} constant", "node, weights constant", model, rest)

@@ -24,6 +24,7 @@ import onnx
 import onnxruntime
 from backend_cases import IDEAL_TOLERANCE, TOLERANCE, Case, Outcome, constant_cases, node_cases, outcome, stored_cases
 
+from pfmc import registry
 from pfmc.errors import ImportModelError
 from pfmc.frontend import folding
 from pfmc.frontend.runtime import first_line
@@ -42,6 +43,8 @@ def all_cases() -> list[Case]:
 
 def outcomes(cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     """What becomes of each, in the order in which they end: two processes at a time, each with limits."""
+    for name in registry.backend_for("crossbar").pipeline:  # what every process would load again
+        registry.load_pass(name)
     context = mp.get_context("fork")
     waiting = list(cases)[::-1]
     running: dict[Connection, tuple[Case, mp.process.BaseProcess, float]] = {}
