@@ -21,6 +21,7 @@ from pfmc.errors import ArtifactError
 from pfmc.netlist.netlist import Range, Tile
 from pfmc.sections import (
     Area,
+    AttentionEntry,
     Calibration,
     ChipSize,
     Compensation,
@@ -68,6 +69,7 @@ class Manifest(Part):
     personalisation_layers: tuple[str, ...]
     personalisation_masks: tuple[str, ...]
     shared_tiles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    attentions: tuple[AttentionEntry, ...] = ()
     on_host: dict[str, str]
     files: tuple[FileEntry, ...]
 

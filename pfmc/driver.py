@@ -41,7 +41,7 @@ from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.passmanager import Activations, Context, Pass, render, run_pipeline, with_options
 from pfmc.registry import backend_for, load_backend, load_pass
-from pfmc.sections import Calibration, ModelEntry, PassEntry, Share, Sizing
+from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, Share, Sizing
 from pfmc.sizing import Bench, Requirement, sized
 from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
@@ -299,6 +299,7 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
         "tiles": len(layout.tiles),
         "parameters": Share(total=counts.parameters, mapped=sum(weights.values())),
         "macs": Share(total=counts.macs, mapped=macs),
+        "attentions": tuple(AttentionEntry.of(attention) for attention in layout.netlist.graph.attentions),
         "shared_tiles": {name: tuple(user.name for user in some[1:]) for name, some in users if len(some) > 1},
     }
 

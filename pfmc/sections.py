@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pfmc.ir.attention import Attention
+
 
 class Part(BaseModel):
     """A section of the manifest; unknown keys are an error, so that a newer bundle is not half understood."""
@@ -55,6 +57,32 @@ class Calibration(Part):
     samples: int
     seed: int
     unreached: tuple[str, ...] = ()
+
+
+class AttentionEntry(Part):
+    """An attention of the model; ``projections``: its contractions as the table of tiles has them, by what they make.
+
+    Contractions of the same input stand side by side under one name.
+    """
+
+    name: str
+    heads: int
+    key_heads: int
+    head_size: int
+    flags: tuple[str, ...]
+    projections: dict[str, str]
+
+    @classmethod
+    def of(cls, attention: Attention) -> AttentionEntry:
+        """The entry of one of a Graph's."""
+        return cls(
+            name=attention.name,
+            heads=attention.heads,
+            key_heads=attention.key_heads,
+            head_size=attention.head_size,
+            flags=attention.flags,
+            projections=attention.projections,
+        )
 
 
 class ChipSize(Part):

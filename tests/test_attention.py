@@ -13,6 +13,7 @@ from pfmc_passes.fold import Fold
 from pfmc_passes.merge import Merge
 from pfmc_passes.normalise import Normalise
 
+import pfmc
 from pfmc.check.lift import host_model
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.ir.graph import Graph
@@ -117,3 +118,17 @@ DECOYS = {
 def test_a_softmax_between_products_is_not_always_one(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
     form = Form(DECOYS[name], TORCHSCRIPT.weights)
     assert imported(form, tmp_path, rng).graph.attentions == ()
+
+
+def test_a_bundle_says_so_and_its_page_draws_it(tmp_path: Path, rng: np.random.Generator) -> None:
+    form = FORMS["rotary"]
+    np.savez(tmp_path / "data.npz", **form.data(rng, 40))
+    bundle = pfmc.compile(form.saved(tmp_path, rng), tmp_path / "out", calibration=tmp_path / "data.npz")
+    (entry,) = bundle.manifest.attentions
+    assert (entry.heads, entry.key_heads, entry.head_size, entry.flags) == (4, 2, 4, ("rotary",))
+    assert {entry.projections["query"], entry.projections["output"]} == {tile.node for tile in bundle.tiles}
+    assert bundle.verify(tmp_path / "data.npz").outputs["y"].cosine > 0.99
+    bundle.report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "4 heads of 4, 2 of keys and values, rotary" in page
+    assert "query | key | value]<br>16 × 32<br>3 tiles" in page

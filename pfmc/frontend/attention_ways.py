@@ -168,7 +168,7 @@ class Dataflow:
         return False
 
     def _is_triangular(self, name: str) -> bool:
-        """Whether by a constant each position sees all earlier ones and no later one; the last query is at the last key."""
+        """Whether by a constant each position sees all earlier and no later ones; the last query is at the last key."""
         shape = self.constants.shape(name)
         if len(shape) < 2 or not 2 <= shape[-2] <= shape[-1]:
             return False

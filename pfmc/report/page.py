@@ -14,6 +14,7 @@ from pfmc.bundle import TileRecord, read_details, read_manifest, read_tiles
 from pfmc.check.verify import Verification
 from pfmc.errors import ArtifactError
 from pfmc.report import crossbar_pages, glass_pages
+from pfmc.report.attention import attention_pictures
 from pfmc.report.pictures import Picture, energy_picture
 from pfmc.report.terminal import manifest_facts, metric
 from pfmc.sections import TileEnergy, VolumeDetails
@@ -57,6 +58,7 @@ def write_report(folder: Path, path: Path, verification: Verification) -> None:
         facts=manifest_facts(manifest),
         pictures=pictures,
         layers=_layers(tiles),
+        attentions=attention_pictures(manifest, tiles),
         energies=[(KINDS[part], metric(getattr(manifest.energy, part), "J")) for part in manifest.energy.parts()],
         energy_picture=picture,
         metric=metric,
