@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pfmc.backend import AsBuilt
+from pfmc.bench import Requirement
 from pfmc.bundle import Manifest, TileRecord, read_manifest, read_tiles
 from pfmc.check.verify import Verification
 from pfmc.driver import (
@@ -21,7 +22,6 @@ from pfmc.observer import Observer, Silent
 from pfmc.planning import GlassPlan, Plan, plan_model, plan_parameters
 from pfmc.registry import load_backend
 from pfmc.report.page import write_report
-from pfmc.sizing import Requirement
 from pfmc.verifier import VerifyOptions, verify_bundle
 
 
@@ -161,8 +161,9 @@ def compile(
         only: map only contractions whose name is like one of these patterns (``*``, ``?``, ``[…]``).
         except_: keep those digital whose name is like one of these.
         options: of passes, as ``{"tile.rows": 32}``.
-        max_relative_error, min_agreement: choose each contraction's converters and copies of its tiles, with the
-            smallest area, so that chips as made and trimmed reach it on average on the calibration data.
+        max_relative_error, min_agreement: choose each contraction's converters, copies and slices of its tiles, and
+            the size of tiles and width of wires (unless options of "tile" are given), with the smallest area, so that
+            chips as made and trimmed reach it on average on the calibration data.
         workers: processes that construct tiles of glass side by side; None: one per core.
         resume: go on with what an interrupted compile into the same folder has finished.
         seed: of random inputs.

@@ -67,6 +67,13 @@ def tile_area(technology: Technology, provision: Provision) -> tuple[float, floa
     return width * height * technology.grid.database_unit.si**2, around
 
 
+def tile_ground(technology: Technology, provision: Provision) -> float:
+    """Square metres of a tile with its share of the streets, and of what stands around it."""
+    _, _, width, height = tile_extent(technology)
+    street, unit = technology.chip.tile_spacing.si, technology.grid.database_unit.si
+    return (width * unit + street) * (height * unit + street) + tile_area(technology, provision)[1]
+
+
 def area(layout: Layout) -> Area:
     """Of the chip's frame and of what stands around its tiles."""
     technology, to_mm = layout.technology, 1e6

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pfmc import api, registry
 from pfmc._version import __version__
+from pfmc.bench import Requirement
 from pfmc.demo import run_demo
 from pfmc.driver import (
     CompileOptions,
@@ -26,7 +27,6 @@ from pfmc.errors import PfmcError, UsageError
 from pfmc.frontend.selection import Selection
 from pfmc.report.page import write_report
 from pfmc.report.terminal import show_manifest, show_plan, show_rows, show_verification
-from pfmc.sizing import Requirement
 from pfmc.technology import loader
 from pfmc.verifier import VerifyOptions, verify_bundle
 
@@ -95,7 +95,7 @@ def compile_command(
     max_relative_error: Annotated[
         float | None,
         typer.Option(
-            help="Choose converters and copies of tiles so that made chips reach it on the calibration data.", min=0.0
+            help="Choose converters, tiles and wires so that made chips reach it on the calibration data.", min=0.0
         ),
     ] = None,
     min_agreement: Annotated[

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from pfmc._version import __version__
 from pfmc.accounts import Accounts, accounted
 from pfmc.backend import Backend, Emission, Progress
+from pfmc.bench import Bench, Requirement
 from pfmc.budget import vectors_per_inference
 from pfmc.bundle import (
     FORMAT_VERSION,
@@ -28,23 +30,24 @@ from pfmc.bundle import (
 )
 from pfmc.check.lift import host_model, save_model
 from pfmc.check.rebuild import rebuild
-from pfmc.data import RANDOM_SAMPLES, load_dataset, save_values, scrambled
-from pfmc.errors import ArtifactError, UsageError
+from pfmc.data import RANDOM_SAMPLES, Dataset, load_dataset, save_values, scrambled
+from pfmc.errors import ArtifactError, PassError, UsageError
 from pfmc.frontend.activations import recorder
 from pfmc.frontend.counts import Counts, count, drawn_inputs
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.selection import Selection
-from pfmc.ir.graph import HostNode
+from pfmc.ir.graph import Graph, HostNode
 from pfmc.layout.glass import AnyLayout
-from pfmc.netlist.netlist import Netlist, Provision
+from pfmc.netlist.netlist import Netlist
 from pfmc.observer import Observer
-from pfmc.passmanager import Activations, Context, Pass, render, run_pipeline, with_options
+from pfmc.passmanager import Activations, Context, Pass, render, run_passes, run_pipeline, with_options
 from pfmc.registry import backend_for, load_backend, load_pass
-from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, Share, Sizing
-from pfmc.sizing import Bench, Requirement, sized
+from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, Share
+from pfmc.tailoring import tailored
 from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
+from pfmc.technology.schema import Technology
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class CompileOptions:
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
         selection: which contractions are mapped; the others stay digital.
-        requirement: an accuracy that converters and copies are chosen for; None: what the technology says, no copies.
+        requirement: an accuracy that converters, tiles and wires are chosen for; None: what the technology says.
         workers: processes that construct tiles side by side; None: one per core that this process may use.
         resume: go on with what an interrupted compile into the same folder has finished.
     """
@@ -110,26 +113,7 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
                 observer.show(f"; after {step.name}\n{render(result)}")
             observer.stage(f"{step.name} done")
 
-        sizings: list[Sizing] = []
         reached: set[str] = set()
-
-        def provisions(netlist: Netlist) -> Mapping[str, Provision]:
-            if options.requirement is None:
-                return {}
-            host = work / "host.onnx"
-            save_model(host_model(imported.folded, netlist.graph, netlist.mapped()), host)
-            bench = Bench.of(
-                crossbars(technology, "an accuracy that is asked for"),
-                netlist,
-                host,
-                dataset,
-                Runtime(model),
-                options.seed,
-            )
-            chosen, sizing = sized(bench, options.requirement, observer)
-            sizings.append(sizing)
-            return chosen
-
         title = f"pfmc {imported.sha256[:16]}"
         checkpoint = output.parent / f".{output.name}.checkpoint"
         if not options.resume:
@@ -138,12 +122,28 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             technology,
             _noting(recorder(imported, dataset, BATCH), reached),
             title,
-            provisions,
             seed=options.seed,
             workers=options.workers or os.cpu_count() or 1,
             checkpoint=checkpoint,
             stage=observer.stage,
         )
+        sizing = None
+        if options.requirement is not None:
+            own = crossbars(technology, "an accuracy that is asked for")
+            names = [step.name for step in passes]
+            cut, whole = names.index("tile") + 1, names.index("provide")
+            netlist = partial(_netlist, imported.graph, context)
+            technology, chosen, sizing = tailored(
+                own,
+                lambda candidate: netlist(passes[:cut], candidate),
+                lambda candidate: _bench(
+                    netlist(passes[:whole], candidate), candidate, imported, dataset, model, options.seed
+                ),
+                options.requirement,
+                observer,
+                sizes="tile" not in options.settings,
+            )
+            context = replace(context, technology=technology, provisions=lambda _netlist: chosen)
         layout = run_pipeline(passes, imported.graph, context, after=after)
         metered, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
         emission = backend.emit(metered, folder, observer.stage("writing the files", len(layout.tiles)))
@@ -179,11 +179,28 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             files=files,
             **_sizes(layout, counts),
             **accounts.sections,
-            sizing=sizings[0] if sizings else None,
+            sizing=sizing,
         )
         write_manifest(folder, manifest)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return manifest
+
+
+def _netlist(graph: Graph, context: Context, passes: Sequence[Pass[Any, Any]], technology: Technology) -> Netlist:
+    """What the first passes make in a technology."""
+    made = run_passes(passes, graph, replace(context, technology=technology))
+    if not isinstance(made, Netlist):
+        raise PassError("it makes no netlist", f"pass {passes[-1].name}")
+    return made
+
+
+def _bench(
+    netlist: Netlist, technology: Technology, imported: ImportedModel, dataset: Dataset, model: Path, seed: int
+) -> Bench:
+    """Chips of a netlist. Their host model lies nowhere but beside the folded one."""
+    host = imported.folded.with_name("sized_host.onnx")
+    save_model(host_model(imported.folded, netlist.graph, netlist.mapped()), host)
+    return Bench.of(technology, netlist, host, dataset, Runtime(model), seed)
 
 
 def default_technology(target: str) -> str:

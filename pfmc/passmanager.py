@@ -127,7 +127,25 @@ def run_pipeline(
     *,
     after: Callable[[Pass[Any, Any], Graph | Netlist | AnyLayout], None] = lambda _pass, _result: None,
 ) -> AnyLayout:
-    """Run the passes in order, from Graph to Layout, checking each one's pre- and postconditions.
+    """Run the passes in order, from Graph to Layout; see :func:`run_passes`.
+
+    Raises:
+        PassError: likewise, and where the last pass makes no layout.
+    """
+    last = run_passes(passes, graph, context, after=after)
+    if not isinstance(last, AnyLayout):
+        raise PassError(f"the pipeline ends with a {type(last).__name__}, not a Layout", f"pass {passes[-1].name}")
+    return last
+
+
+def run_passes(
+    passes: Sequence[Pass[Any, Any]],
+    graph: Graph,
+    context: Context,
+    *,
+    after: Callable[[Pass[Any, Any], Graph | Netlist | AnyLayout], None] = lambda _pass, _result: None,
+) -> Graph | Netlist | AnyLayout:
+    """Run the passes in order, checking each one's pre- and postconditions.
 
     Args:
         after: called with each pass and what it made, for printing and progress.
@@ -149,6 +167,4 @@ def run_pipeline(
         step.ensures(current, result)
         current = result
         after(step, current)
-    if not isinstance(current, AnyLayout):
-        raise PassError(f"the pipeline ends with a {type(current).__name__}, not a Layout", f"pass {passes[-1].name}")
     return current

@@ -232,23 +232,52 @@ class WireLoad(Part):
         return self.model_copy(update=currents)
 
 
+class Choice(Part):
+    """One thing that a contraction got, what it costs beyond the least that is offered, and the error with that least.
+
+    ``name``: "input_bits", "output_bits", "copies" or "slices".
+    """
+
+    name: str
+    value: int
+    area_mm2: float
+    error_without: float
+
+
 class SizingEntry(Part):
     """What one contraction got, what it costs, and what it adds to the relative error of the output by prediction.
 
-    ``area_mm2``: of its tiles and what stands around them; ``least_area_mm2``: with the least that is offered.
+    ``area_mm2``: of its tiles with their streets and what stands around them; ``least_area_mm2``: with the least of
+    everything that is offered.
     """
 
     node: str
-    input_bits: int
-    output_bits: int
-    copies: int
+    choices: tuple[Choice, ...]
     area_mm2: float
     least_area_mm2: float
     relative_error: float
 
 
+class SizingTrial(Part):
+    """A size of tiles and a width of column wires, and the smallest chip with them that was found to hold.
+
+    One for the whole chip: its tiles share their masks. ``area_mm2`` is None where nothing that is offered holds; error
+    and agreement are then the best.
+    """
+
+    rows: int
+    columns: int
+    column_wire_um: float
+    tiles: int
+    area_mm2: float | None
+    relative_error: float
+    agreement: float
+
+
 class Sizing(Part):
     """What was asked for, and what is reached on the calibration data.
+
+    ``trials``: what was weighed for tiles and wires; the first is what was chosen.
 
     By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; the agreement is
     less by one standard error.
@@ -261,6 +290,7 @@ class Sizing(Part):
     chips: int
     samples: int
     contractions: tuple[SizingEntry, ...]
+    trials: tuple[SizingTrial, ...] = ()
 
 
 class Compensation(Part):

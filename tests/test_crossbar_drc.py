@@ -45,6 +45,12 @@ def test_a_chip_is_clean(name: str, size: int, tmp_path: Path) -> None:
     assert_clean(layout(small(name, size, size), [(size, size), (size // 2, size - 3)]), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sg13g2", pytest.param("sg13g2/tapvia", marks=pytest.mark.slow), "gf180mcu"])
+def test_a_chip_with_wider_wires_is_clean(name: str, tmp_path: Path) -> None:
+    technology = small(name, 8, 8)
+    assert_clean(layout(technology.with_wires(technology.cell.wider_wires[0]), [(8, 8), (4, 5)]), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_a_chip_of_20000_weights_is_clean(name: str, tmp_path: Path) -> None:

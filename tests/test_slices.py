@@ -17,7 +17,7 @@ from pfmc.slices import provided, second_slice
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
-SAMPLE = Path(__file__).parent.parent / "samples" / "digits_mlp"
+SAMPLE = Path(__file__).parent.parent / "samples" / "digits_cnn"
 
 
 @pytest.fixture(scope="module")

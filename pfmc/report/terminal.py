@@ -107,11 +107,18 @@ def sizing_facts(manifest: Manifest) -> list[tuple[str, str]]:
     asked += [] if sizing.asked_agreement is None else [f"agreement ≥ {sizing.asked_agreement:.4g}"]
     reached = f"{sizing.relative_error:.3g} and {sizing.agreement:.4g} on {sizing.samples} calibration samples"
     rows = [("asked for", f"{', '.join(asked)}: chips as made and trimmed reach {reached}")]
+    for number, trial in enumerate(sizing.trials):
+        size = f"{trial.rows} × {trial.columns} weights a tile, column wires of {trial.column_wire_um:g} µm"
+        area = "out of reach" if trial.area_mm2 is None else f"{trial.tiles} tiles, {trial.area_mm2:.3g} mm²"
+        reached = f"{trial.relative_error:.3g} and {trial.agreement:.4g}"
+        rows.append(("  chosen" if number == 0 else "  instead of", f"{size}: {area}, {reached}"))
     for entry in sizing.contractions:
-        copies = "1 copy" if entry.copies == 1 else f"{entry.copies} copies"
-        bits = f"{entry.input_bits} bits in, {entry.output_bits} out, {copies}"
         area = f"{entry.area_mm2:.3g} mm² (at least {entry.least_area_mm2:.3g})"
-        rows.append((f"  {printable(entry.node)}", f"{bits}: {area}, adds {entry.relative_error:.2%}"))
+        rows.append((f"  {printable(entry.node)}", f"{area}, adds {entry.relative_error:.2%}"))
+        for choice in entry.choices:
+            cost = f"{choice.value}: {choice.area_mm2:.3g} mm², without it {choice.error_without:.2%}"
+            least = f"{choice.value}: the least"
+            rows.append((f"    {choice.name.replace('_', ' ')}", cost if choice.area_mm2 > 0 else least))
     return rows
 
 

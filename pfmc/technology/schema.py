@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from pfmc.technology.base import Model, Text, wrong
@@ -128,6 +128,15 @@ class Resistor(Model):
     edge_resistance: WidthResistance | None = None  # of each edge of silicide between two bodies, divided likewise
 
 
+class WiderWires(Model):
+    """Strips further apart, and what that leaves room for: replaces these lengths of the cell."""
+
+    strip_pitch: Length
+    block_overhang: Length
+    pad_width: Length
+    column_wire_width: Length
+
+
 class Cell(Model):
     """Geometry of one resistor strip and its place in the array.
 
@@ -164,6 +173,7 @@ class Cell(Model):
     column_wire_extension: Length  # beyond the first and the last body
     blanket_margin_x: Length  # beyond the outermost strips' edges
     blanket_margin_y: Length  # beyond the outermost heads
+    wider_wires: tuple[WiderWires, ...] = ()  # that can be chosen to reach an accuracy that a user asks for
 
 
 class Wiring(Model):
@@ -220,7 +230,10 @@ class Periphery(Model):
 
 
 class Offer(Model):
-    """What can be chosen contraction by contraction to reach an accuracy that a user asks for."""
+    """What can be chosen to reach an accuracy that a user asks for.
+
+    Converters and copies contraction by contraction, the size of tiles and the width of wires once for a chip.
+    """
 
     input_bits_min: Bits
     input_bits_max: Bits
@@ -228,6 +241,7 @@ class Offer(Model):
     output_bits_max: Bits
     converter_area_doubling: Bits  # so many bits more double the area of a converter
     copies_max: Count  # of a tile, side by side: their results are averaged
+    tile_side_min: Count  # rows or columns of a tile are those of tile, halved as often as this allows
 
 
 class Fill(Layer):
@@ -285,6 +299,41 @@ class Technology(Model):
         """The layers of the file that differ from model to model: those masks, and a marker that follows them."""
         fixed = self.cell.family == "taps"
         return self.personalisation_masks if fixed else (*self.personalisation_masks, self.layers.marker)
+
+    def with_tile(self, rows: int, columns: int) -> Technology:
+        """The same with smaller tiles.
+
+        Raises:
+            ValueError: if they are larger than the tile, or smaller than what is offered.
+        """
+        sides, least = {"rows": rows, "columns": columns}, self.offer.tile_side_min.value
+        for key, side in sides.items():
+            if side != getattr(self.tile, key).value and not least <= side <= getattr(self.tile, key).value:
+                raise ValueError(f"a tile of {rows} x {columns} is not offered")
+        source = "assumption: the compiler's choice for an accuracy that was asked for"
+        tile = TileSize(**{key: Quantity(value=float(n), unit="1", source=source) for key, n in sides.items()})
+        return self.model_copy(update={"tile": tile})
+
+    def with_wires(self, wires: WiderWires) -> Technology:
+        """The same with wider wires, strips further apart; no others are offered then.
+
+        Raises:
+            ValidationError: if they do not fit the cell.
+        """
+        cell = self.cell.model_copy(update={**dict(wires), "wider_wires": ()})
+        return Technology.model_validate({**dict(self), "cell": cell})
+
+    @model_validator(mode="after")
+    def _wider_wires_fit(self) -> Self:
+        for number, wires in enumerate(self.cell.wider_wires):
+            try:
+                self.with_wires(wires)
+            except ValidationError as e:
+                problem = (e.errors()[0].get("ctx") or {}).get("problem", e.errors()[0]["msg"])
+                raise wrong(f"cell.wider_wires.{number}", f"do not fit the cell: {problem}") from None
+            if wires.column_wire_width.si <= self.cell.column_wire_width.si:
+                raise wrong(f"cell.wider_wires.{number}", "are not wider than cell.column_wire_width")
+        return self
 
     @model_validator(mode="after")
     def _rules_know_their_layers(self) -> Self:

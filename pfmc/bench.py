@@ -1,0 +1,199 @@
+"""Chips that are made before anything is drawn, to measure what an accuracy asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.backend import TileAsBuilt
+from pfmc.bundle import TileRecord
+from pfmc.check.compare import Comparison
+from pfmc.check.monte_carlo import Fabrication
+from pfmc.data import Dataset
+from pfmc.frontend.runtime import Runtime
+from pfmc.netlist.netlist import Netlist, Provision, Tile
+from pfmc.observer import Observer
+from pfmc.primitives.crossbar import CrossbarTile
+from pfmc.slices import second_slice
+from pfmc.technology.schema import Technology
+
+CHIPS: Final = 8  # that a provision is judged on; the mean of their errors is what counts
+CHIPS_ALONE: Final = 2  # that one contraction's share is measured on
+SAMPLES: Final = 1024  # of the calibration data
+FINE_BITS: Final = 20  # of converters that add nothing
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a user asks for, of the worst output: a largest relative error, a least agreement, or both."""
+
+    relative_error: float | None = None
+    agreement: float | None = None
+
+    @classmethod
+    def of(cls, relative_error: float | None, agreement: float | None) -> Requirement | None:
+        """None if nothing is asked for."""
+        return None if relative_error is None and agreement is None else cls(relative_error, agreement)
+
+    def met(self, measured: Measured) -> bool:
+        """Whether a measurement is good enough."""
+        error = self.relative_error is None or measured.relative_error <= self.relative_error
+        return error and (self.agreement is None or measured.agreement >= self.agreement)
+
+    def __str__(self) -> str:
+        error = [] if self.relative_error is None else [f"relative error ≤ {self.relative_error:g}"]
+        return ", ".join(error + ([] if self.agreement is None else [f"agreement ≥ {self.agreement:g}"]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of the worst output: the mean over some made chips, or that of the chip as drawn, whichever is worse.
+
+    An agreement is less by one standard error, for other samples than these will be judged.
+    """
+
+    relative_error: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """Mean square of the relative error that one contraction adds.
+
+    Attributes:
+        devices: what differs from device to device, with one copy.
+        inputs, outputs: of its converters, with the technology's bits.
+        rounding: what the grid of lengths leaves, with one slice.
+    """
+
+    devices: float
+    inputs: float
+    outputs: float
+    rounding: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A tile as it would be made, and the second slice of its block."""
+
+    tile: Tile
+    drawn: TileAsBuilt
+    second: Built | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Makes chips of a netlist before anything is drawn.
+
+    Attributes:
+        host: the host model.
+        reference: outputs of the original model on the dataset.
+        built: a tile for each block.
+    """
+
+    technology: Technology
+    netlist: Netlist
+    host: Path
+    dataset: Dataset
+    reference: Mapping[str, np.ndarray]
+    built: Sequence[Built]
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        technology: Technology,
+        netlist: Netlist,
+        host: Path,
+        dataset: Dataset,
+        original: Runtime,
+        seed: int,
+    ) -> Bench:
+        """Programmes every tile and its second slice once; the whole netlist is in memory."""
+        primitive = CrossbarTile.of(technology)
+        built = [_built(technology, primitive, tile, block) for tile, block in netlist.blocks()]
+        few = dataset.take(SAMPLES)
+        return cls(technology, netlist, host, few, original.run(few), built, seed)
+
+    def fabrication(self, provisions: Mapping[str, Provision]) -> Fabrication:
+        """Chips with these provisions, each to be trimmed by its own measurement."""
+        volts = self.technology.converters.input_voltage.si
+        records, built = [], []
+        for one in self.built:
+            provision = provisions[one.tile.node]
+            together = [one] * provision.copies + ([one.second] if provision.slices > 1 and one.second else [])
+            for copy, part in enumerate(together):
+                provided = replace(part.tile, name=f"{part.tile.name}-{copy}", provision=provision, copy=copy)
+                records.append(TileRecord.of(provided, "", 0, 0, volts))
+                built.append(part.drawn)
+        return Fabrication.of(self.technology, self.host, records, built, self.dataset, seed=self.seed, trim=True)
+
+    def measured(self, provisions: Mapping[str, Provision]) -> Measured:
+        """Of whole chips as they are made."""
+        fabrication = self.fabrication(provisions)
+        made = [
+            fabrication.compared(number, fabrication.variation, self.dataset, self.reference) for number in range(CHIPS)
+        ]
+        drawn = replace(fabrication, trim=None).compared(0, fabrication.maker.still, self.dataset, self.reference)
+        errors = [float(np.mean([_largest_error(chip) for chip in chips])) for chips in (made, [drawn])]
+        agreements = [float(np.mean([_least_agreement(chip) for chip in chips])) for chips in (made, [drawn])]
+        agreement = min(agreements)
+        return Measured(max(errors), agreement - float(np.sqrt(agreement * (1 - agreement) / self.dataset.samples)))
+
+    def shares(self, observer: Observer) -> tuple[float, dict[str, Share]]:
+        """What every contraction adds, and the mean square that remains where none adds anything."""
+        usual = Provision.standard(self.technology)
+        nodes = [node.name for node, _ in self.netlist.by_node()]
+        fine = dict.fromkeys(nodes, Provision(FINE_BITS, FINE_BITS, slices=2))
+        progress = observer.stage("measuring each contraction", 4 * len(nodes))
+        base = self.fabrication(fine)
+        floor = self._square(base, 0, still=True)
+
+        def added(fabrication: Fabrication, node: str | None = None) -> float:
+            progress(1)
+            chips = range(CHIPS_ALONE if node else 1)
+            return max(0.0, float(np.mean([self._square(fabrication, k, node) for k in chips])) - floor)
+
+        shares = {}
+        for node in nodes:
+            inputs = self.fabrication({**fine, node: replace(fine[node], input_bits=usual.input_bits)})
+            outputs = self.fabrication({**fine, node: replace(fine[node], output_bits=usual.output_bits)})
+            rounding = self.fabrication({**fine, node: replace(fine[node], slices=1)})
+            shares[node] = Share(added(base, node), added(inputs), added(outputs), added(rounding))
+        return floor, shares
+
+    def _square(self, fabrication: Fabrication, chip: int, node: str | None = None, *, still: bool = False) -> float:
+        """Square of the relative error of a chip: of one whose contraction ``node`` alone is as made, or as drawn."""
+        variation = fabrication.variation if node and not still else fabrication.maker.still
+        comparison = fabrication.compared(chip, variation, self.dataset, self.reference, node)
+        return float(np.square(_largest_error(comparison)))
+
+
+def _largest_error(comparison: Comparison) -> float:
+    errors = [output.relative_error for output in comparison.outputs.values()]
+    return max(np.inf if error is None else error for error in errors)
+
+
+def _least_agreement(comparison: Comparison) -> float:
+    return min(output.agreement for output in comparison.outputs.values())
+
+
+def _built(
+    technology: Technology, primitive: CrossbarTile, tile: Tile, block: Float[np.ndarray, "rows columns"]
+) -> Built:
+    def drawn(tile: Tile, block: Float[np.ndarray, "rows columns"]) -> TileAsBuilt:
+        lengths = primitive.program(block, tile.scale, compensate=tile.compensated).lengths
+        width = np.full(lengths.shape, technology.cell.strip_width.si)
+        unit, resistance = technology.grid.database_unit.si, primitive.resistance(lengths)
+        return TileAsBuilt(tile.name, resistance, primitive.wires, lengths.size, length=lengths * unit, width=width)
+
+    second = second_slice(tile, block, primitive)
+    if second is None:
+        return Built(tile, drawn(tile, block))
+    left = primitive.remainder(block, tile.scale, compensate=tile.compensated)
+    return Built(tile, drawn(tile, block), Built(second, drawn(second, left)))
