@@ -184,7 +184,10 @@ def _umask() -> int:
 
 
 class TileRecord(Part):
-    """A row of tiles.parquet: what the reader and the check need to know of a tile; x and y in database units."""
+    """A row of tiles.parquet: what the reader and the check need to know of a tile; x and y in database units.
+
+    ``input_shift``: binary exponents that the host divides inputs by, row by row, in front of the converters; none: 0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -207,6 +210,7 @@ class TileRecord(Part):
     slices: int = 1
     input_low: float
     input_high: float
+    input_shift: tuple[int, ...] = ()
     output_low: float
     output_high: float
 
@@ -239,13 +243,14 @@ class TileRecord(Part):
             slices=tile.provision.slices,
             input_low=tile.input_range.low,
             input_high=tile.input_range.high,
+            input_shift=() if tile.input_shift is None else tuple(tile.input_shift.tolist()),
             output_low=tile.output_range.low,
             output_high=tile.output_range.high,
         )
 
     @property
     def input_range(self) -> Range:
-        """Of the entries of the input vector."""
+        """Of the entries of the input vector, less the shifts."""
         return Range(self.input_low, self.input_high)
 
     @property

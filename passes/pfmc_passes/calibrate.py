@@ -15,6 +15,7 @@ from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.ranges import CANDIDATES, beyond, candidates, promising, squared_errors, widest_of_the_best
+from pfmc_passes.inputs import input_vectors
 
 
 class Rule(StrEnum):
@@ -63,18 +64,20 @@ class Calibrate(Pass[Netlist, Netlist]):
         columns = {tile.name: _Converters(bits.output_bits) for tile in source.tiles}
         squares = {node.name: np.zeros(node.matrix.rows) for node, _ in source.by_node()}
         seen = dict.fromkeys(squares, 0)
-        for node, tiles, vectors in self._vectors(source, context):
+        for node, tiles, vectors in input_vectors(source, context, self.vectors):
             squares[node.name] += np.square(vectors, dtype=np.float64).sum(axis=0)
             seen[node.name] += len(vectors)
             for start, inputs in _by_rows(tiles, vectors):
                 rows[node.name, start].reach_for(inputs)
             for tile, outputs in _by_tile(node, tiles, vectors):
                 columns[tile.name].reach_for(outputs)
-        for node, tiles, vectors in () if self.range == Rule.LARGEST else self._vectors(source, context):
+        again = () if self.range == Rule.LARGEST else input_vectors(source, context, self.vectors)
+        for node, tiles, vectors in again:
             for start, inputs in _by_rows(tiles, vectors):
                 rows[node.name, start].weigh(inputs, self.range, self.headroom)
             for tile, outputs in _by_tile(node, tiles, vectors):
                 columns[tile.name].weigh(outputs, self.range, self.headroom)
+        shifts = {node.name: node.input_shift for node, _ in source.by_node()}
         means = {name: total / max(seen[name], 1) for name, total in squares.items()}
         tiles_ranged = (
             replace(
@@ -82,6 +85,7 @@ class Calibrate(Pass[Netlist, Netlist]):
                 input_range=self._chosen(rows[tile.node, tile.rows.start]),
                 output_range=self._chosen(columns[tile.name]),
                 mean_square=means[tile.node][tile.rows.start : tile.rows.stop],
+                input_shift=_part(shifts[tile.node], tile.rows),
             )
             for tile in source.tiles
         )
@@ -95,19 +99,6 @@ class Calibrate(Pass[Netlist, Netlist]):
                     raise PassError(
                         f"the {kind} range is {found}", f"tile {tile.name} of node {tile.node}", "check the data"
                     )
-
-    def _vectors(
-        self, source: Netlist, context: Context
-    ) -> Iterator[tuple[MatrixVector, list[Tile], Float[np.ndarray, "vectors rows"]]]:
-        """What reaches the tiles of each contraction, batch by batch."""
-        users = source.users()
-        values = sorted({user.input for some in users.values() for user in some})
-        for batch in context.activations(values):
-            for node, tiles in source.by_node():
-                read = [user for user in users[node.name] if user.input in batch]
-                if read:  # else it stands in a body, which was not run
-                    vectors = [_thinned(_vectors(user, batch[user.input]), self.vectors) for user in read]
-                    yield node, tiles, _numbers(np.concatenate(vectors))
 
     def _chosen(self, converters: _Converters) -> Range:
         """The range by the rule. Converters that saw only zeros need one too; one unit is as good as another."""
@@ -176,16 +167,5 @@ def _by_tile(
         yield tile, vectors[:, tile.rows.start : tile.rows.stop] @ block
 
 
-def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
-    """The input vectors of a contraction, one per row."""
-    vectors = values if node.windows is None else node.windows(values)
-    return np.asarray(vectors.reshape(-1, node.matrix.rows), dtype=np.float32)
-
-
-def _numbers(vectors: Float[np.ndarray, "vectors rows"]) -> Float[np.ndarray, "fewer rows"]:
-    """Those that hold no NaN, which nothing can be learned from."""
-    return np.asarray(vectors[~np.isnan(vectors).any(axis=1)])
-
-
-def _thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.ndarray, "fewer rows"]:
-    return vectors[:: -(-len(vectors) // most) or 1]
+def _part(shift: Int[np.ndarray, " rows"] | None, rows: range) -> Int[np.ndarray, " rows_of_tile"] | None:
+    return None if shift is None else shift[rows.start : rows.stop]

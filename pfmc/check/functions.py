@@ -99,6 +99,7 @@ _LIGHT_CURRENT: Final = """
     output_exact = Div (current, microamps_per_code)
 """
 _RESULT: Final = "y = Reshape (sum, shape)"
+MOST_SHIFT: Final = 64  # binary places that an input may be shifted by: float32 holds both ends
 LIMITS: Final = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
 
 
@@ -158,7 +159,7 @@ class Crossbars:
     name: str
     rows: int
     copies: int
-    input_step: Float[np.ndarray, "blocks 1 1"]
+    input_step: Float[np.ndarray, "blocks 1 height"]
     input_code_low: Float[np.ndarray, "blocks 1 1"]
     input_code_high: Float[np.ndarray, "blocks 1 1"]
     volts_per_code: Float[np.ndarray, "blocks 1 1"]
@@ -192,7 +193,7 @@ class Crossbars:
             name=name,
             rows=rows,
             copies=copies,
-            input_step=per_block(1),
+            input_step=np.ones((blocks, 1, height), dtype=np.float32),
             input_code_low=per_block(0),
             input_code_high=per_block(0),
             volts_per_code=per_block(0),
@@ -220,6 +221,8 @@ class Crossbars:
         low, high = tile.input_range.codes(tile.input_bits)
         self.input_code_low[at], self.input_code_high[at] = low, high
         self.input_step[at], self.volts_per_code[at] = full_input / high, volts / high
+        if tile.input_shift:
+            self.input_step[at, 0, : len(tile.input_shift)] *= np.exp2(tile.input_shift, dtype=np.float32)
         columns = at, 0, slice(tile.column_start, tile.column_stop)
         low, high = tile.output_range.codes(tile.output_bits)
         self.output_code_low[columns], self.output_code_high[columns] = low, high
@@ -316,9 +319,9 @@ def _solved(
         yield from zip((tile for tile, _ in tiles), siemens, strict=True)
 
 
-def _drive(tile: TileRecord) -> tuple[Range, float, int]:
+def _drive(tile: TileRecord) -> tuple[Range, float, int, tuple[int, ...]]:
     """What tiles beside each other have in common."""
-    return tile.input_range, tile.input_volts, tile.input_bits
+    return tile.input_range, tile.input_volts, tile.input_bits, tile.input_shift
 
 
 def _copies(name: str, tiles: Sequence[TileRecord]) -> int:
@@ -354,4 +357,7 @@ def _block_height(name: str, rows: int, columns: int, tiles: Sequence[TileRecord
         numbers = (tile.scale_siemens, tile.input_volts, tile.input_high, tile.output_high)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise VerifyError("its scale, voltage or a range is not a positive number", where)
+        shifts = len(tile.input_shift) in {0, tile.row_stop - tile.row_start}
+        if not shifts or any(abs(shift) > MOST_SHIFT for shift in tile.input_shift):
+            raise VerifyError("the shifts of its inputs cannot be", where)
     return height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -58,3 +58,14 @@ def spans(matrix: AnyMatrix) -> tuple[range, ...]:
     """Which columns each of its parts has."""
     ends = np.cumsum([part.columns for part in parts_of(matrix)]).tolist()
     return tuple(range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+
+
+def scaled_rows(matrix: AnyMatrix, gain: Float[np.ndarray, " rows"]) -> AnyMatrix:
+    """Each row times a number."""
+    if isinstance(matrix, Beside):
+        return Beside(tuple(_scaled_rows(part, gain) for part in matrix.parts))
+    return _scaled_rows(matrix, gain)
+
+
+def _scaled_rows(matrix: Matrix, gain: Float[np.ndarray, " rows"]) -> Matrix:
+    return replace(matrix, row_gain=gain if matrix.row_gain is None else matrix.row_gain * gain)

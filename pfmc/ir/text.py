@@ -84,6 +84,8 @@ def _contraction(node: Contraction) -> tuple[str, list[str]]:
         details.append(str(node.windows))
     if any(part.bias is not None for part in (node.members if isinstance(node, MatrixVector) else (node,))):
         details.append("bias")
+    if isinstance(node, MatrixVector) and node.input_shift is not None:
+        details.append(f"shifted({node.input_shift.min()}..{node.input_shift.max()})")
     if isinstance(node, MatrixVector) and node.shares:
         details.append(f"shares(@{printable(node.shares)})")
     if len(node.replaces) > 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import Graph, MatrixVector
@@ -73,9 +73,10 @@ class Tile:
         name: "t00000", unique in the netlist.
         node: name of the contraction.
         rows, columns: which part of the matrix.
-        input_range: of the input vector's entries that this tile sees, in the model's units.
+        input_range: of the input vector's entries that this tile sees, in the model's units, less the shifts.
+        input_shift: of each row, binary exponents; see :class:`pfmc.ir.graph.MatrixVector`. None: there are none.
         output_range: of the tile's partial sums, in the model's units.
-        mean_square: of each row's input, in the square of the model's units.
+        mean_square: of each row's input, in the square of those units.
         scale: siemens per unit of weight.
         scale_share: how much of the scale that ideal wires would allow.
         provision: of its contraction.
@@ -91,6 +92,7 @@ class Tile:
     columns: range
     input_range: Range | None = None
     output_range: Range | None = None
+    input_shift: Int[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     mean_square: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     scale: float = math.nan
     scale_share: float = 1.0
@@ -181,6 +183,8 @@ def _tile(tile: Tile) -> str:
     text = f"{tile.name} [{tile.rows.start}:{tile.rows.stop}, {tile.columns.start}:{tile.columns.stop}]"
     if tile.input_range is not None:
         text += f" input {tile.input_range.low:.4g}..{tile.input_range.high:.4g}"
+    if tile.input_shift is not None:
+        text += f" shifted {tile.input_shift.min()}..{tile.input_shift.max()}"
     if tile.output_range is not None:
         text += f" output {tile.output_range.low:.4g}..{tile.output_range.high:.4g}"
     if not math.isnan(tile.scale):

@@ -15,6 +15,7 @@ from pfmc.physics.variation import (
     Variation,
     draw_conductance,
     equivalent_bandwidth,
+    mismatch_sigma,
 )
 from pfmc.primitives.crossbar import bodies
 from pfmc.technology.schema import Technology
@@ -137,13 +138,23 @@ def made_wires(wires: Wires, chip: Chip, law: TemperatureLaw) -> Wires:
     )
 
 
+def conductance_mismatch(technology: Technology) -> float:
+    """Relative standard deviation of the conductances of strips that are drawn alike, of middling length."""
+    return float(mismatch_sigma(_middling(technology), technology_variation(technology))[0])
+
+
+def _middling(technology: Technology) -> Strips:
+    """A strip in the middle of what can be programmed."""
+    cell = technology.cell
+    length = np.array([(cell.length_min.si * cell.length_max.si) ** 0.5])
+    return drawn_strips(technology, length, np.array([cell.strip_width.si]))
+
+
 def readout_gain(technology: Technology, chip: Chip, law: TemperatureLaw) -> float:
     """Factor on a made chip's currents as its converters see them: that of its feedback strips, or 1."""
     if technology.variation.readout == "absolute":
         return 1.0
-    cell = technology.cell
-    middle = np.array([(cell.length_min.si * cell.length_max.si) ** 0.5])
-    strips = drawn_strips(technology, middle, np.array([cell.strip_width.si]))
+    strips = _middling(technology)
     nothing = np.random.default_rng(0)  # a large area has no mismatch
     made = draw_conductance(strips, Variation(), chip, law, nothing, x=np.zeros(1), y=np.zeros(1), silicide_sheet=1.0)
     return float(1.0 / (strips.resistance * made)[0])

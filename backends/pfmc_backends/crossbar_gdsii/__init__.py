@@ -23,7 +23,17 @@ class CrossbarGdsii:
     target: str = "crossbar"
     summary: str = "GDSII masks of resistor crossbars, one strip of poly per device"
     default_technology: str = "sg13g2"
-    pipeline: tuple[str, ...] = ("normalise", "fold", "merge", "tile", "scale", "calibrate", "provide", "place")
+    pipeline: tuple[str, ...] = (
+        "normalise",
+        "fold",
+        "merge",
+        "tile",
+        "equalise",
+        "scale",
+        "calibrate",
+        "provide",
+        "place",
+    )
     formats: Mapping[str, str] = export.FORMATS
 
     def emit(self, layout: Layout, folder: Path, progress: Progress) -> Emission:

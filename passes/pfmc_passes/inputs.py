@@ -1,0 +1,42 @@
+"""What reaches the tiles of each contraction when the calibration data are run through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from pfmc.ir.graph import MatrixVector
+from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.passmanager import Context
+
+
+def input_vectors(
+    source: Netlist, context: Context, most: int
+) -> Iterator[tuple[MatrixVector, list[Tile], Float[np.ndarray, "vectors rows"]]]:
+    """Of each contraction, batch by batch: at most so many vectors a batch, as the converters at its rows see them.
+
+    Those that hold a NaN, which nothing can be learned from, are left out. A contraction that shares another's tiles is
+    seen with it; one in a body that is not run is not seen.
+    """
+    users = source.users()
+    values = sorted({user.input for some in users.values() for user in some})
+    for batch in context.activations(values):
+        for node, tiles in source.by_node():
+            read = [user for user in users[node.name] if user.input in batch]
+            if read:
+                seen = np.concatenate([thinned(_vectors(user, batch[user.input]), most) for user in read])
+                whole = seen[~np.isnan(seen).any(axis=1)]
+                yield node, tiles, whole if node.input_shift is None else np.ldexp(whole, -node.input_shift)
+
+
+def thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.ndarray, "fewer rows"]:
+    """At most so many, evenly spaced."""
+    return vectors[:: -(-len(vectors) // most) or 1]
+
+
+def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
+    """The input vectors of a contraction, one per row."""
+    vectors = values if node.windows is None else node.windows(values)
+    return np.asarray(vectors.reshape(-1, node.matrix.rows), dtype=np.float32)
