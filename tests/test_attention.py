@@ -85,9 +85,10 @@ def test_the_operation_holds_its_contractions(tmp_path: Path, rng: np.random.Gen
     text = render(merged(imported(TORCHSCRIPT, tmp_path, rng).graph))
     block = text[text.index("  %y: ?x?x16 = attention") :]
     assert block.splitlines()[1:4] == [
-        "    %q1: ?x?x16, %k: ?x?x16, %v1: ?x?x16 = matrixvector @MatMul_1|MatMul_2|MatMul_4 (%x) 16x48 = "
-        '[16x16 of "wq" float32[16x16] | 16x16 of "wk" float32[16x16] | 16x16 of "wv" float32[16x16]] bias '
-        "replaces(MatMul_1, Add_1, MatMul_2, MatMul_4, Add_3)",
+        "    %Div_1/Mul_output: ?x?x16, %k: ?x?x16, %v1: ?x?x16 = matrixvector "
+        "@MatMul_1|MatMul_2|MatMul_4 (%x) 16x48 = "
+        '[16x16 of "wq" float32[16x16] gain | 16x16 of "wk" float32[16x16] | 16x16 of "wv" float32[16x16]] bias '
+        "replaces(MatMul_1, Add_1, Div_1, MatMul_2, MatMul_4, Add_3)",
         '    %y: ?x?x16 = matrixvector @MatMul_6 (%m2) 16x16 of "wo" float32[16x16]',
         "  }",
     ]

@@ -25,6 +25,7 @@ from pfmc.frontend.building import graphs_of
 from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
 from pfmc.frontend.duplicates import merge_equal
+from pfmc.frontend.moving import gains_apart, scales_in_front
 from pfmc.frontend.operators import operation
 from pfmc.frontend.opsets import brought_to_opset_min
 from pfmc.frontend.recurrent import expand_recurrent
@@ -76,6 +77,8 @@ def import_model(path: Path, work: Path) -> ImportedModel:
             model = _flattened(folded)
     constants = Constants(model, work)
     rewritten = rewrite(model.graph, constants, _shapes(model))
+    gains_apart(model.graph, constants)
+    scales_in_front(model.graph, constants)
     folded.write_bytes(model.SerializeToString(deterministic=True))
     inputs = _inputs(model.graph, path)
     graph = _graph(model, constants, rewritten, [spec.name for spec in inputs], path)
