@@ -232,9 +232,9 @@ def shorts(tag: int, *values: int) -> bytes:
     return record(tag, struct.pack(f">{len(values)}h", *values))
 
 
-def square(size: int) -> bytes:
+def square(size: int, layer: int = 5) -> bytes:
     outline = longs(XY, 0, 0, size, 0, size, size, 0, size, 0, 0)
-    return record(BOUNDARY) + shorts(LAYER, 5) + shorts(DATATYPE, 0) + outline + record(ENDEL)
+    return record(BOUNDARY) + shorts(LAYER, layer) + shorts(DATATYPE, 0) + outline + record(ENDEL)
 
 
 def reference(name: str, x: int = 0) -> bytes:
@@ -307,6 +307,15 @@ def test_an_absurd_array_elsewhere_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "a.gds").write_bytes(stream(*far))
     rows, _ = flattened(tmp_path / "a.gds", (900, 1900, 1100, 2100))
     assert boxes(rows, 0) == [[1000, 2000, 1007, 2007]]
+
+
+def test_fill_on_layers_that_are_not_read_is_not_spread_out(tmp_path: Path) -> None:
+    """A large chip has more of it than there may be shapes in a tile."""
+    filled = structure("t", array("a", 32767, 32767, 1), square(9)), structure("a", square(7, layer=99))
+    (tmp_path / "a.gds").write_bytes(stream(*filled))
+    for window in (None, (-100, -100, 100, 100)):
+        rows, _ = flattened(tmp_path / "a.gds", window)
+        assert boxes(rows, 0) == [[0, 0, 9, 9]]
 
 
 SOUND = stream(

@@ -191,7 +191,8 @@ class Hierarchy:
             if keep.any():
                 view.pieces.append(Piece(orientation, origin[None], shapes=structure.shapes[keep]))
         for lattice in structure.lattices:
-            self._place(view, index, self._spread(view, index, lattice, window), window, orientation, origin)
+            if self._codes[lattice.structure] & (-1 if lattice.orientation.skew else view.wanted):
+                self._place(view, index, self._spread(view, index, lattice, window), window, orientation, origin)
         for instances in structure.instances:
             self._place(view, index, instances, window, orientation, origin)
 
@@ -242,7 +243,7 @@ class Hierarchy:
     def _spread(self, view: _View, index: int, lattice: Lattice, window: Int[np.ndarray, " 4"] | None) -> Instances:
         """The placements of an array; where its axes allow it, of those columns and rows only that meet the window."""
         offsets = list(lattice.offsets())
-        if window is not None and self._codes[lattice.structure]:
+        if window is not None:
             box = lattice.orientation.boxes(self._boxes[lattice.structure][None])[0] + np.tile(lattice.origin, 2)
             for mine, other in ((0, lattice.up), (1, lattice.across)):
                 offset = offsets[mine]
