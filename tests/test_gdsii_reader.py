@@ -313,7 +313,7 @@ def test_fill_on_layers_that_are_not_read_is_not_spread_out(tmp_path: Path) -> N
     """A large chip has more of it than there may be shapes in a tile."""
     filled = structure("t", array("a", 32767, 32767, 1), square(9)), structure("a", square(7, layer=99))
     (tmp_path / "a.gds").write_bytes(stream(*filled))
-    for window in (None, (-100, -100, 100, 100)):
+    for window in (EVERYTHING, (-100, -100, 100, 100)):
         rows, _ = flattened(tmp_path / "a.gds", window)
         assert boxes(rows, 0) == [[0, 0, 9, 9]]
 
