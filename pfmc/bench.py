@@ -190,7 +190,8 @@ def _built(
         lengths = primitive.program(block, tile.scale, compensate=tile.compensated).lengths
         width = np.full(lengths.shape, technology.cell.strip_width.si)
         unit, resistance = technology.grid.database_unit.si, primitive.resistance(lengths)
-        return TileAsBuilt(tile.name, resistance, primitive.wires, lengths.size, length=lengths * unit, width=width)
+        wires = primitive.network(lengths).wires
+        return TileAsBuilt(tile.name, resistance, wires, lengths.size, length=lengths * unit, width=width)
 
     second = second_slice(tile, block, primitive)
     if second is None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crossbars import layout, records, small
+from pfmc_backends.crossbar_gdsii import BACKEND
 
 import pfmc
+from pfmc.backend import TileAsBuilt
 from pfmc.errors import PassError
 from pfmc.netlist.netlist import Provision, Range, Tile
 from pfmc.physics.crossbar import IDEAL
@@ -51,6 +54,19 @@ def test_two_slices_together_are_nearer_to_the_block_than_one(
     assert second.output_range == Range(-reach, reach)
 
 
+def test_vias_that_move_are_read_where_they_were_reckoned_with(tmp_path: Path) -> None:
+    """What lies between two vias of a column is not what lies between two rows."""
+    chip = layout(small("sg13g2/tapvia", 8, 4), [(8, 4), (5, 3)])
+    BACKEND.emit(chip, tmp_path, lambda _done: None)
+    read = BACKEND.read(tmp_path, chip.technology, records(chip), lambda _done: None)
+    primitive = CrossbarTile.of(chip.technology)
+    for built, (_placed, programmed) in zip(read, chip.programmed(), strict=True):
+        assert isinstance(built, TileAsBuilt)
+        expected = np.asarray(primitive.network(programmed.lengths).wires.column_segment)
+        assert np.ptp(expected[1:]) > 0.1
+        np.testing.assert_allclose(built.wires.column_segment, expected, rtol=1e-9)
+
+
 def test_a_block_without_remainder_has_one_slice(primitive: CrossbarTile) -> None:
     tile = Tile("t", "n", range(2), range(2), Range(0.0, 1.0), Range(-1.0, 1.0), scale=1.0)
     assert second_slice(tile, np.zeros((2, 2)), replace(primitive, wires=IDEAL)) is None
@@ -79,6 +95,9 @@ def test_slices_are_built_read_back_and_added(tmp_path: Path) -> None:
         (output,) = verdict.outputs.values()
         assert output.relative_error is not None
         errors.append(output.relative_error)
+    (exact,) = bundle.verify(SAMPLE / "test.npz", tolerance=1.0, ideal_converters=True).outputs.values()
+    assert exact.relative_error is not None
+    assert exact.relative_error < 0.01
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
     assert errors[2] < 0.7 * errors[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from pfmc.errors import CapacityError
 from pfmc.physics.network import Wires
 from pfmc.physics.precompensation import PairArray, Precompensated, precompensate, relative_error
 from pfmc.physics.resistor import strip_resistance
-from pfmc.primitives.wiring import nominal_wires
+from pfmc.primitives.wiring import moved_vias, nominal_wires, via_travel
 from pfmc.technology.schema import Technology
 
 ROUNDS = 8  # of rounding, solving the network and correcting; 2 to 4 are usual
@@ -27,8 +27,8 @@ class Programmed:
     Attributes:
         wanted: resistance before rounding to the grid, ohms.
         lengths: blocked length of each strip, database units, on the manufacturing grid.
-        residual: ‖scale · block − W_eff‖ / ‖scale · block‖ of these lengths with nominal wires (Frobenius norms); not a
-            number where the block is not known.
+        residual: ‖scale · block − W_eff‖ / ‖scale · block‖ of these lengths (Frobenius norms); not a number where the
+            block is not known.
     """
 
     wanted: Float[np.ndarray, "rows columns 2"]
@@ -41,6 +41,10 @@ class CrossbarTile:
     """A tile of ``rows`` × ``columns`` weights of one technology; lengths in database units.
 
     The resistance is affine in the blocked length: R = resistance_at_zero + resistance_slope · length.
+
+    Attributes:
+        wires: with all vias where those of the longest strips stand.
+        via_travel: ohms of column wire that a via moves for every unit of length; zero where it stands still.
     """
 
     name: str
@@ -52,12 +56,14 @@ class CrossbarTile:
     resistance_at_zero: float
     resistance_slope: float
     wires: Wires
+    via_travel: float = 0.0
 
     @classmethod
     def of(cls, technology: Technology) -> CrossbarTile:
         """The tile that a technology offers."""
         grid, cell = technology.grid, technology.cell
         at_zero, slope = _affine_law(technology)
+        along_column = technology.wires.metal2_sheet_resistance.si / cell.column_wire_width.si
         return cls(
             name=f"crossbar-{cell.family}",
             rows=int(technology.tile.rows.value),
@@ -68,6 +74,7 @@ class CrossbarTile:
             resistance_at_zero=at_zero,
             resistance_slope=slope * grid.database_unit.si,
             wires=nominal_wires(technology),
+            via_travel=via_travel(technology) * grid.database_unit.si * along_column,
         )
 
     def resistance(self, lengths: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
@@ -130,11 +137,8 @@ class CrossbarTile:
                 fix = f"a scale of at most {scale * (high - low) / largest:.4g} S"
                 raise CapacityError(f"a difference of {largest:.3g} S is beyond the cell's range", None, fix)
             used = self._rounded(target)
-            residual = relative_error(self.pairs.effective(1.0 / self.resistance(used)), target)
-        m, n = block.shape
-        lengths = np.full((self.rows, self.columns, 2), self.length_max, dtype=np.int32)
-        lengths[:m, :n] = used
-        return Programmed(1.0 / self.pairs.whole(conductance), lengths, residual)
+            residual = relative_error(self.network(used).effective(1.0 / self.resistance(used)), target)
+        return Programmed(1.0 / self.pairs.whole(conductance), self._whole(used), residual)
 
     def remainder(self, block: Float[np.ndarray, "m n"], scale: float, *, compensate: bool) -> Float[np.ndarray, "m n"]:
         """What the grid leaves of a block that is programmed so: the block less what its devices compute, in weights.
@@ -144,48 +148,60 @@ class CrossbarTile:
         """
         m, n = block.shape
         lengths = self.program(block, scale, compensate=compensate).lengths[:m, :n]
-        return np.asarray(block - self.pairs.effective(1.0 / self.resistance(lengths)) / scale)
+        return np.asarray(block - self.network(lengths).effective(1.0 / self.resistance(lengths)) / scale)
 
     @property
     def pairs(self) -> PairArray:
-        """The tile as a network: strips that carry no weight have the greatest length."""
+        """The tile as a network with its nominal wires: strips that carry no weight have the greatest length."""
         return PairArray(self.wires, self.rows, self.columns, self.conductance_min)
+
+    def network(self, lengths: Int[np.ndarray, "m n 2"]) -> PairArray:
+        """The tile as a network whose vias stand where these lengths of its block put them."""
+        if not self.via_travel:
+            return self.pairs
+        travelled = self.via_travel * (self._whole(lengths) - self.length_max)
+        return replace(self.pairs, wires=moved_vias(self.wires, travelled.reshape(self.rows, 2 * self.columns)))
+
+    def _whole(self, lengths: Int[np.ndarray, "m n 2"]) -> Int[np.ndarray, "rows columns 2"]:
+        """The lengths of all strips, given those of the block."""
+        whole = np.full((self.rows, self.columns, 2), self.length_max, dtype=np.int32)
+        whole[: lengths.shape[0], : lengths.shape[1]] = lengths
+        return whole
 
     def _compensated(
         self, target: Float[np.ndarray, "m n"], solved: Precompensated
     ) -> tuple[Int[np.ndarray, "m n 2"], float]:
         """Lengths whose effective matrix is as near to the target as the grid allows, and how near that is."""
-        conductance, effective = solved.conductance, solved.effective
-        lengths = best = self._rounded(_difference(conductance))
+        lengths = best = self._rounded(_difference(solved.conductance))
+        unexplained = solved.effective - _local(self.pairs, solved.conductance)
         least = np.inf
         for _ in range(ROUNDS):
-            lengths, expected = self._settled(lengths, target, conductance, effective)
-            conductance = 1.0 / self.resistance(lengths)
-            effective = self.pairs.effective(conductance)
+            lengths, expected = self._settled(lengths, target, unexplained)
+            array, conductance = self.network(lengths), 1.0 / self.resistance(lengths)
+            effective = array.effective(conductance)
             residual = relative_error(effective, target)
             if residual < least:
                 best, least = lengths, residual
             if residual < 1.1 * expected or residual > least:
                 break
+            unexplained = effective - _local(array, conductance)
         return best, least
 
     def _settled(
-        self,
-        lengths: Int[np.ndarray, "m n 2"],
-        target: Float[np.ndarray, "m n"],
-        conductance: Float[np.ndarray, "m n 2"],
-        effective: Float[np.ndarray, "m n"],
+        self, lengths: Int[np.ndarray, "m n 2"], target: Float[np.ndarray, "m n"], unexplained: Float[np.ndarray, "m n"]
     ) -> tuple[Int[np.ndarray, "m n 2"], float]:
         """Lengths corrected for what rounding does to the effective matrix, and the relative error to expect.
 
         The matrix is known for other conductances near by, and changes about as the wires' own attenuation says. Only
         pairs whose error is more than half a step of the weaker strip are rounded again: each change disturbs others.
+
+        Args:
+            unexplained: what the attenuation leaves of the known matrix.
         """
-        unexplained = effective - _difference(conductance * self.pairs.attenuation(conductance))
         best, least, before = lengths, np.inf, np.inf
         for _ in range(SETTLING):
             conductance = 1.0 / self.resistance(lengths)
-            attenuation = self.pairs.attenuation(conductance)
+            attenuation = self.network(lengths).attenuation(conductance)
             expected = unexplained + _difference(conductance * attenuation)
             error = relative_error(expected, target)
             if error < least:
@@ -240,6 +256,11 @@ class CrossbarTile:
 
 def _difference(pairs: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
     return np.asarray(pairs[..., 0] - pairs[..., 1])
+
+
+def _local(array: PairArray, conductance: Float[np.ndarray, "m n 2"]) -> Float[np.ndarray, "m n"]:
+    """The effective matrix as far as the wires' own attenuation explains it."""
+    return _difference(conductance * array.attenuation(conductance))
 
 
 def _affine_law(technology: Technology) -> tuple[float, float]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from jaxtyping import Float
 
 from pfmc.physics.network import Wires
 from pfmc.technology.schema import Technology
@@ -20,7 +23,8 @@ def pins(technology: Technology) -> tuple[int, int]:
 def nominal_wires(technology: Technology) -> Wires:
     """The wires of a tile as they are drawn: sheet resistance times length over width, from pin to strip to strip.
 
-    The segments broadcast to the crossings: (1, 2 · columns) of the rows and (rows, 1) of the columns.
+    Where vias move, they stand where those of the longest strips do. The segments broadcast to the crossings:
+    (1, 2 · columns) of the rows and (rows, 1) of the columns.
     """
     cell, wires, tile = technology.cell, technology.wires, technology.tile
     unit = technology.grid.database_unit.si
@@ -36,3 +40,18 @@ def nominal_wires(technology: Technology) -> Wires:
         sense=wires.sense_resistance.si,
         double_ended=wires.driven_ends == 2,
     )
+
+
+def via_travel(technology: Technology) -> float:
+    """Metres that a strip's via moves along its column wire for every metre of blocked length."""
+    cell = technology.cell
+    return 0.0 if cell.window_length is None else 1 + cell.window_length.si / cell.length_min.si
+
+
+def moved_vias(wires: Wires, travelled: Float[np.ndarray, "rows strips"]) -> Wires:
+    """The wires where each strip's via stands away from its nominal place.
+
+    Args:
+        travelled: resistance of the column wire between the two places, ohms, positive away from the pin.
+    """
+    return replace(wires, column_segment=wires.column_segment + np.diff(travelled, axis=0, prepend=0.0))
