@@ -37,11 +37,11 @@ from pfmc.frontend.counts import Counts, count, drawn_inputs
 from pfmc.frontend.importer import ImportedModel, import_model
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.selection import Selection
-from pfmc.ir.graph import Graph, HostNode
+from pfmc.ir.graph import HostNode
 from pfmc.layout.glass import AnyLayout
 from pfmc.netlist.netlist import Netlist
 from pfmc.observer import Observer
-from pfmc.passmanager import Activations, Context, Pass, render, run_passes, run_pipeline, with_options
+from pfmc.passmanager import Context, Pass, render, run_passes, run_pipeline, with_options
 from pfmc.registry import backend_for, load_backend, load_pass
 from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, Share
 from pfmc.tailoring import tailored
@@ -95,89 +95,35 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
             f"--target {technology.target}",
         )
     passes = pipeline(backend, options)
+    checkpoint = output.parent / f".{output.name}.checkpoint"
+    if not options.resume:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     # Tiles' matrices are small: BLAS's threads would only wait for each other.
     with new_bundle(output) as folder, threadpool_limits(limits=1, user_api="blas"):
         work = folder / ".work"
         work.mkdir()
         observer.stage("reading the model")
-        imported = import_model(model, work)
-        if options.calibration is not None:
-            dataset = load_dataset(options.calibration, imported.inputs)
-            counts = count(imported, dataset)
-        else:
-            dataset, counts = drawn_inputs(imported, RANDOM_SAMPLES, options.seed)
-        imported = replace(imported, graph=options.selection.of(imported.graph, str(model)))
-
-        def after(step: Pass[Any, Any], result: Any) -> None:
-            if step.name in options.print_after:
-                observer.show(f"; after {step.name}\n{render(result)}")
-            observer.stage(f"{step.name} done")
-
-        reached: set[str] = set()
-        title = f"pfmc {imported.sha256[:16]}"
-        checkpoint = output.parent / f".{output.name}.checkpoint"
-        if not options.resume:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        context = Context(
-            technology,
-            _noting(recorder(imported, dataset, BATCH), reached),
-            title,
-            seed=options.seed,
-            workers=options.workers or os.cpu_count() or 1,
-            checkpoint=checkpoint,
-            stage=observer.stage,
-        )
+        source = _Source.read(model, work, options)
+        context = source.context(technology, checkpoint, observer)
         sizing = None
         if options.requirement is not None:
-            own = crossbars(technology, "an accuracy that is asked for")
-            names = [step.name for step in passes]
-            cut, whole = names.index("tile") + 1, names.index("provide")
-            netlist = partial(_netlist, imported.graph, context)
-            technology, chosen, sizing = tailored(
-                own,
-                lambda candidate: netlist(passes[:cut], candidate),
-                lambda candidate: _bench(
-                    netlist(passes[:whole], candidate), candidate, imported, dataset, model, options.seed
-                ),
-                options.requirement,
-                observer,
-                sizes="tile" not in options.settings,
-            )
-            context = replace(context, technology=technology, provisions=lambda _netlist: chosen)
-        layout = run_pipeline(passes, imported.graph, context, after=after)
-        metered, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, counts.macs_by_node))
-        emission = backend.emit(metered, folder, observer.stage("writing the files", len(layout.tiles)))
-        accounts = accounts_of(emission)
-        written = [
-            *emission.files,
-            *_model_files(folder, imported),
-            *_shared_files(folder, layout, accounts, imported),
-        ]
-        kept = scrambled(dataset, min(RANDOM_SAMPLES, dataset.samples), np.random.default_rng(options.seed))
-        save_values(folder / "input_values.npz", kept)
-        written.append(("input_values.npz", "input-values"))
-        progress = observer.stage("reading the files back", len(layout.tiles))
-        written += _fabricated_files(folder, backend, technology, emission, progress)
+            context, sizing = source.tailored(options.requirement, passes, context, observer)
+        layout = run_pipeline(passes, source.imported.graph, context, after=partial(_passed, options, observer))
+        emission, accounts = _emitted(folder, backend, layout, source, observer)
         shutil.rmtree(work)
-        files = tuple(file_entry(folder, path, role) for path, role in sorted(written))
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             pfmc_version=__version__,
-            model=ModelEntry(path=_model_name(imported), name=model.name, sha256=imported.sha256),
+            model=ModelEntry(path=_model_name(source.imported), name=source.model.name, sha256=source.imported.sha256),
             target=options.target,
             backend=backend.name,
-            calibration=Calibration(
-                data=dataset.source,
-                samples=dataset.samples,
-                seed=options.seed,
-                unreached=_unreached(layout.netlist, reached),
-            ),
+            calibration=source.calibration(layout.netlist),
             passes=tuple(PassEntry(name=p.name, options=p.options()) for p in passes),
             devices=emission.devices,
             unused_devices=emission.unused_devices,
-            on_host={n.name: n.reason for n in imported.graph.nodes if isinstance(n, HostNode) and n.reason},
-            files=files,
-            **_sizes(layout, counts),
+            on_host={n.name: n.reason for n in source.imported.graph.nodes if isinstance(n, HostNode) and n.reason},
+            files=tuple(file_entry(folder, path, role) for path, role in sorted(emission.files)),
+            **_sizes(layout, source.counts),
             **accounts.sections,
             sizing=sizing,
         )
@@ -186,21 +132,117 @@ def compile_model(model: Path, output: Path, options: CompileOptions, observer: 
     return manifest
 
 
-def _netlist(graph: Graph, context: Context, passes: Sequence[Pass[Any, Any]], technology: Technology) -> Netlist:
-    """What the first passes make in a technology."""
-    made = run_passes(passes, graph, replace(context, technology=technology))
-    if not isinstance(made, Netlist):
-        raise PassError("it makes no netlist", f"pass {passes[-1].name}")
-    return made
+@dataclass(frozen=True)
+class _Source:
+    """What is compiled, and with what data.
+
+    Attributes:
+        reached: gathers the values that the calibration data had: in a branch that is never taken there are none.
+    """
+
+    model: Path
+    imported: ImportedModel
+    dataset: Dataset
+    counts: Counts
+    options: CompileOptions
+    reached: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, model: Path, work: Path, options: CompileOptions) -> _Source:
+        """A model, its calibration data or drawn ones, and what of it is to be mapped."""
+        imported = import_model(model, work)
+        if options.calibration is not None:
+            dataset = load_dataset(options.calibration, imported.inputs)
+            counts = count(imported, dataset)
+        else:
+            dataset, counts = drawn_inputs(imported, RANDOM_SAMPLES, options.seed)
+        imported = replace(imported, graph=options.selection.of(imported.graph, str(model)))
+        return cls(model, imported, dataset, counts, options)
+
+    def context(self, technology: AnyTechnology, checkpoint: Path, observer: Observer) -> Context:
+        """For the passes."""
+        return Context(
+            technology,
+            self._activations,
+            f"pfmc {self.imported.sha256[:16]}",
+            seed=self.options.seed,
+            workers=self.options.workers or os.cpu_count() or 1,
+            checkpoint=checkpoint,
+            stage=observer.stage,
+        )
+
+    def tailored(
+        self, requirement: Requirement, passes: Sequence[Pass[Any, Any]], context: Context, observer: Observer
+    ) -> tuple[Context, Sizing]:
+        """The context with the technology and the provisions that reach an accuracy."""
+        names = [step.name for step in passes]
+        cut, whole = names.index("tile") + 1, names.index("provide")
+        technology, chosen, sizing = tailored(
+            crossbars(context.technology, "an accuracy that is asked for"),
+            lambda candidate: self._netlist(passes[:cut], candidate, context),
+            lambda candidate: self._bench(self._netlist(passes[:whole], candidate, context), candidate),
+            requirement,
+            observer,
+            sizes="tile" not in self.options.settings,
+        )
+        return replace(context, technology=technology, provisions=lambda _netlist: chosen), sizing
+
+    def calibration(self, netlist: Netlist) -> Calibration:
+        """What the ranges of a netlist rest on."""
+        users = netlist.users().items()
+        unreached = (name for name, some in users if not any(user.input in self.reached for user in some))
+        return Calibration(
+            data=self.dataset.source,
+            samples=self.dataset.samples,
+            seed=self.options.seed,
+            unreached=tuple(unreached),
+        )
+
+    def _activations(self, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in recorder(self.imported, self.dataset, BATCH)(names):
+            self.reached.update(name for name, value in batch.items() if value.size)
+            yield batch
+
+    def _netlist(self, passes: Sequence[Pass[Any, Any]], technology: Technology, context: Context) -> Netlist:
+        """What the first passes make in a technology."""
+        made = run_passes(passes, self.imported.graph, replace(context, technology=technology))
+        if not isinstance(made, Netlist):
+            raise PassError("it makes no netlist", f"pass {passes[-1].name}")
+        return made
+
+    def _bench(self, netlist: Netlist, technology: Technology) -> Bench:
+        """Chips of a netlist. Their host model lies nowhere but beside the folded one."""
+        host = self.imported.folded.with_name("sized_host.onnx")
+        save_model(host_model(self.imported.folded, netlist.graph, netlist.mapped()), host)
+        return Bench.of(technology, netlist, host, self.dataset, Runtime(self.model), self.options.seed)
 
 
-def _bench(
-    netlist: Netlist, technology: Technology, imported: ImportedModel, dataset: Dataset, model: Path, seed: int
-) -> Bench:
-    """Chips of a netlist. Their host model lies nowhere but beside the folded one."""
-    host = imported.folded.with_name("sized_host.onnx")
-    save_model(host_model(imported.folded, netlist.graph, netlist.mapped()), host)
-    return Bench.of(technology, netlist, host, dataset, Runtime(model), seed)
+def _passed(options: CompileOptions, observer: Observer, step: Pass[Any, Any], result: Any) -> None:
+    """Tell that a pass is done, and show what it made where that was asked for."""
+    if step.name in options.print_after:
+        observer.show(f"; after {step.name}\n{render(result)}")
+    observer.stage(f"{step.name} done")
+
+
+def _emitted(
+    folder: Path, backend: Backend, layout: AnyLayout, source: _Source, observer: Observer
+) -> tuple[Emission, Accounts]:
+    """Write the files of a bundle and read them back; the emission has all of their names."""
+    metered, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, source.counts.macs_by_node))
+    emission = backend.emit(metered, folder, observer.stage("writing the files", len(layout.tiles)))
+    accounts = accounts_of(emission)
+    dataset = source.dataset
+    kept = scrambled(dataset, min(RANDOM_SAMPLES, dataset.samples), np.random.default_rng(source.options.seed))
+    save_values(folder / "input_values.npz", kept)
+    files = [
+        *emission.files,
+        *_model_files(folder, source.imported),
+        *_shared_files(folder, layout, accounts, source.imported),
+        ("input_values.npz", "input-values"),
+    ]
+    progress = observer.stage("reading the files back", len(layout.tiles))
+    files += _fabricated_files(folder, backend, layout.technology, emission, progress)
+    return replace(emission, files=tuple(files)), accounts
 
 
 def default_technology(target: str) -> str:
@@ -283,22 +325,6 @@ def _saved(folder: Path, name: str, role: str) -> list[tuple[str, str]]:
     """A model that was saved, and its external data if it needed some."""
     data = f"{name}.data"
     return [(name, role), *([(data, f"{role}-data")] if (folder / data).exists() else [])]
-
-
-def _noting(activations: Activations, reached: set[str]) -> Activations:
-    """The same, but it notes which values the calibration data had: in a branch that is never taken there are none."""
-
-    def noted(names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-        for batch in activations(names):
-            reached.update(name for name, value in batch.items() if value.size)
-            yield batch
-
-    return noted
-
-
-def _unreached(netlist: Netlist, reached: set[str]) -> tuple[str, ...]:
-    """The contractions with tiles that the calibration data never ran."""
-    return tuple(name for name, users in netlist.users().items() if not any(user.input in reached for user in users))
 
 
 def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
