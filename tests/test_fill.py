@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from crossbars import layout, records, small
 from hypothesis import given
 from hypothesis import strategies as st
 from klayout import db
-from pfmc_backends.crossbar_gdsii import BACKEND
+from pfmc_backends.crossbar_gdsii import BACKEND, hierarchy
 from pfmc_backends.crossbar_gdsii.density import check_densities, union_area
 from pfmc_backends.crossbar_gdsii.fill import free_boxes
 from pfmc_backends.crossbar_gdsii.gdsii import GdsiiFile
@@ -88,6 +89,17 @@ def test_density_is_what_klayout_measures(tmp_path: Path) -> None:
         for key in layers:
             region += db.Region(top.begin_shapes_rec(file.layer(*key)))
         assert found[rule].least == pytest.approx(region.area() / (chip.width * chip.height), rel=1e-12)
+
+
+def test_a_large_chip_is_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GF180MCU's rules have no windows, and the fill of a chip has more rectangles than are read at once."""
+    technology = small("gf180mcu", 2, 2)
+    wide = technology.chip.frame_margin.model_copy(update={"value": 600.0})
+    technology = technology.model_copy(update={"chip": technology.chip.model_copy(update={"frame_margin": wide})})
+    emitted(technology, tmp_path, [(2, 2)])
+    monkeypatch.setattr(hierarchy, "_View", partial(hierarchy._View, shapes=1 << 17))
+    found, _ = densities(technology, tmp_path)
+    assert found["M3.4"].least == pytest.approx(4.0 * 2.0 / (5.2 * 3.2), rel=0.01)
 
 
 def test_a_chip_that_is_too_empty_is_named(tmp_path: Path) -> None:

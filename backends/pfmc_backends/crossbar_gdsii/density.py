@@ -21,6 +21,7 @@ from pfmc_backends.crossbar_gdsii.hierarchy import Box, Hierarchy
 from pfmc_backends.crossbar_gdsii.rule_kinds import Masks, Region, klayout_db, read_regions
 
 PLACES: Final = 5  # windows that are told of each rule
+CELL: Final = 400e-6  # m: the most that is looked at in one piece
 RASTER_LIMIT: Final = 1 << 24  # crossings of the lines on which boxes begin and end
 
 
@@ -57,7 +58,7 @@ class _Chip:
 
     def __init__(self, file: GdsiiFile, technology: Technology, rules: tuple[Rule, ...]) -> None:
         masks = Masks(technology, lambda _: klayout_db().Region())
-        self._length = masks.length
+        self._length, self._cell = masks.length, round(CELL / technology.grid.database_unit.si)
         self._keys = sorted({key for rule in rules for key in masks.sources(rule)})
         outline = technology.layers.outline.key
         self._hierarchy = Hierarchy(Contents(file, [*self._keys, outline]))
@@ -100,9 +101,10 @@ class _Chip:
         return np.unique(np.append(np.arange(low, high - side + 1, side // 2), high - side))
 
     def _cut(self, axis: int) -> Int[np.ndarray, " n"]:
-        """Where windows begin and end."""
+        """Where windows begin and end, and lines between so that no cell holds more than memory does."""
+        low, high = self._box[axis], self._box[axis + 2]
         ends = [np.concatenate([starts[axis], starts[axis] + side]) for side, starts in self._starts.items()]
-        return np.unique(np.concatenate([*ends, [self._box[axis], self._box[axis + 2]]]))
+        return np.unique(np.concatenate([*ends, np.arange(low, high, self._cell), [high]]))
 
     def _areas(self, layers: dict[str, frozenset[tuple[int, int]]]) -> dict[str, Float[np.ndarray, "y x"]]:
         """By layer what it covers below and to the left of each crossing of the grid's lines."""
