@@ -97,7 +97,7 @@ def test_a_large_chip_is_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.
     wide = technology.chip.frame_margin.model_copy(update={"value": 600.0})
     technology = technology.model_copy(update={"chip": technology.chip.model_copy(update={"frame_margin": wide})})
     emitted(technology, tmp_path, [(2, 2)])
-    monkeypatch.setattr(hierarchy, "_View", partial(hierarchy._View, shapes=1 << 17))
+    monkeypatch.setattr(hierarchy, "_View", partial(hierarchy._View, shapes=1 << 19))
     found, _ = densities(technology, tmp_path)
     assert found["M3.4"].least == pytest.approx(4.0 * 2.0 / (5.2 * 3.2), rel=0.01)
 
