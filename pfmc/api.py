@@ -163,7 +163,8 @@ def compile(
         options: of passes, as ``{"tile.rows": 32}``.
         max_relative_error, min_agreement: choose each contraction's converters, copies and slices of its tiles, and
             the size of tiles and width of wires (unless options of "tile" are given), with the smallest area, so that
-            chips as made and trimmed reach it on average on the calibration data.
+            chips as made and trimmed reach it on average, with a standard error to spare, on the calibration data. An
+            agreement holds for data like those: samples that the model was trained on say too much.
         workers: processes that construct tiles of glass side by side; None: one per core.
         resume: go on with what an interrupted compile into the same folder has finished.
         seed: of random inputs.

@@ -22,7 +22,7 @@ from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.slices import second_slice
 from pfmc.technology.schema import Technology
 
-CHIPS: Final = 8  # that a provision is judged on; the mean of their errors is what counts
+CHIPS: Final = 8  # that a provision is judged on
 CHIPS_ALONE: Final = 2  # that one contraction's share is measured on
 SAMPLES: Final = 1024  # of the calibration data
 FINE_BITS: Final = 20  # of converters that add nothing
@@ -54,7 +54,7 @@ class Requirement:
 class Measured:
     """Of the worst output: the mean over some made chips, or that of the chip as drawn, whichever is worse.
 
-    An agreement is less by one standard error, for other samples than these will be judged.
+    Worse by one standard error, for other chips than these will be made: the agreement's is of samples too.
     """
 
     relative_error: float
@@ -140,10 +140,12 @@ class Bench:
             fabrication.compared(number, fabrication.variation, self.dataset, self.reference) for number in range(CHIPS)
         ]
         drawn = replace(fabrication, trim=None).compared(0, fabrication.maker.still, self.dataset, self.reference)
-        errors = [float(np.mean([_largest_error(chip) for chip in chips])) for chips in (made, [drawn])]
-        agreements = [float(np.mean([_least_agreement(chip) for chip in chips])) for chips in (made, [drawn])]
-        agreement = min(agreements)
-        return Measured(max(errors), agreement - float(np.sqrt(agreement * (1 - agreement) / self.dataset.samples)))
+        errors, agreements = [_largest_error(chip) for chip in made], [_least_agreement(chip) for chip in made]
+        samples = self.dataset.samples
+        return Measured(
+            max(float(np.mean(errors)) + standard_error(errors), _largest_error(drawn)),
+            min(least(agreements, samples), least([_least_agreement(drawn)], samples)),
+        )
 
     def shares(self, observer: Observer) -> tuple[float, dict[str, Share]]:
         """What every contraction adds, and the mean square that remains where none adds anything."""
@@ -172,6 +174,18 @@ class Bench:
         variation = fabrication.variation if node and not still else fabrication.maker.still
         comparison = fabrication.compared(chip, variation, self.dataset, self.reference, node)
         return float(np.square(_largest_error(comparison)))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of numbers, one per chip; zero for one chip, and where one of them is not finite."""
+    known = len(values) > 1 and np.isfinite(values).all()
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if known else 0.0
+
+
+def least(agreements: Sequence[float], samples: int) -> float:
+    """Mean of the chips' agreements less one standard error: of other chips, and of other samples of the same kind."""
+    mean = float(np.mean(agreements))
+    return mean - float(np.hypot(np.sqrt(mean * (1 - mean) / samples), standard_error(agreements)))
 
 
 def _largest_error(comparison: Comparison) -> float:

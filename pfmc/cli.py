@@ -99,7 +99,8 @@ def compile_command(
         ),
     ] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Likewise: share of the same decisions.", min=0.0, max=1.0)
+        float | None,
+        typer.Option(help="Likewise: share of the same decisions, on data as hard as those.", min=0.0, max=1.0),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that construct tiles of glass; default: one per core.", min=1)

@@ -279,8 +279,9 @@ class Sizing(Part):
 
     ``trials``: what was weighed for tiles and wires; the first is what was chosen.
 
-    By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; the agreement is
-    less by one standard error.
+    By ``chips`` chips as made and trimmed on average, or by the chip as drawn, whichever is worse; errors are more and
+    agreements less by one standard error. Where the model is less sure than on these data, the agreement is smaller:
+    samples that it was trained on say too much.
     """
 
     asked_relative_error: float | None

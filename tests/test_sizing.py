@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pfmc_backends.crossbar_gdsii import BACKEND
 
 import pfmc
-from pfmc.bench import Share
+from pfmc.bench import Share, least, standard_error
 from pfmc.errors import CapacityError, TechnologyError
 from pfmc.netlist.netlist import Provision
 from pfmc.primitives.crossbar import CrossbarTile
@@ -33,6 +33,14 @@ def test_errors_fall_with_bits_and_copies() -> None:
 
     assert predicted(Share(0.0, 0.0, 0.0, rounding=1e-4), replace(USUAL, copies=4), USUAL) == pytest.approx(1e-4)
     assert predicted(Share(0.0, 0.0, 0.0, rounding=1e-4), replace(USUAL, slices=2), USUAL) == 0.0
+
+
+def test_few_chips_and_few_samples_leave_a_margin() -> None:
+    """Two chips at 0.98 and 1.0 of 100 samples: 0.99, with errors of 0.01 for the chips and 0.00995 for the samples."""
+    assert least([0.98, 1.0], 100) == pytest.approx(0.99 - np.hypot(0.01, np.sqrt(0.99 * 0.01 / 100)))
+    assert least([0.99], 100) > least([0.98, 1.0], 100)
+    assert standard_error([0.1, 0.3]) == pytest.approx(0.1)
+    assert standard_error([0.1, np.inf]) == 0.0
 
 
 def crossbar(name: str) -> Technology:
