@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pfmc.errors import ImportModelError
 from pfmc.frontend import folding
 from pfmc.frontend.attention import recognised
 from pfmc.frontend.attention_ways import Dataflow
-from pfmc.frontend.bodies import ENTERED, entered, flatten, made_in, name_nodes
+from pfmc.frontend.bodies import ENTERED, entered, flatten, made_in, name_nodes, replace_all
 from pfmc.frontend.building import graphs_of
 from pfmc.frontend.checks import check_proto, read_proto, subgraphs_of
 from pfmc.frontend.constants import Constants, check_finite
@@ -35,6 +35,7 @@ from pfmc.frontend.scans import scans_to_loops
 from pfmc.ir.graph import Affine, Contraction, Graph, HostNode, Node
 
 FOLDING_SECONDS: Final = 600
+IR_MIN: Final = 4  # constants need not be inputs from here on
 FOLDING_BYTES: Final = 8 * 2**30  # of address space, beside four times the model's own size
 
 
@@ -64,11 +65,13 @@ def import_model(path: Path, work: Path) -> ImportedModel:
     Raises:
         ImportModelError: if the model is broken, ONNX Runtime cannot run it, or nothing of it can be mapped.
     """
-    external = check_proto(read_proto(path), path)
+    given = read_proto(path)
+    external = check_proto(given, path)
     memory = FOLDING_BYTES + 4 * sum(file.stat().st_size for file in (path, *external))
     folded = work / "folded.onnx"
     _fold(path, folded, memory, str(path))
     model = _flattened(folded)
+    _settle(model, {tensor.name for tensor in given.graph.initializer})
     for again, unfinished in (("cast", _casts_constants), ("expanded", partial(_expanded, path=path))):
         if unfinished(model):
             folded.write_bytes(model.SerializeToString(deterministic=True))
@@ -109,6 +112,12 @@ def _flattened(folded: Path) -> onnx.ModelProto:
     merge_equal(model.graph, folded.parent)
     name_nodes(model.graph)
     return model
+
+
+def _settle(model: onnx.ModelProto, stored: Container[str]) -> None:
+    """Inputs that the given model has a value for are none: before IR 4 every constant was listed among them."""
+    replace_all(model.graph.input, [value for value in model.graph.input if value.name not in stored])
+    model.ir_version = max(model.ir_version, IR_MIN)
 
 
 def _casts_constants(model: onnx.ModelProto) -> bool:
