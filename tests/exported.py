@@ -262,3 +262,12 @@ FORMATS: Final[Mapping[str, Callable[[str, Path, Path], None]]] = {
     "4-bit": _few_bits,
     "float16": _float16,
 }
+# What tells that a file has a form.
+MARKS: Final = {
+    "float32": b"",
+    "QDQ": b"DequantizeLinear",
+    "QOperator": b"QLinearMatMul",
+    "dynamic": b"MatMulInteger",
+    "4-bit": b"MatMulNBits",
+    "float16": b"graph_output_cast",
+}
