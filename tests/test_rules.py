@@ -29,7 +29,6 @@ from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
 TECHNOLOGIES = ("generic", "gf180mcu", "sg13g2", "sg13g2/rppd", "sg13g2/slide")
-TINY = {"PL.8", "M1.j", "M2.j"}  # on a chip of a few strips marks take the room that poly and metal would need
 DECKS = os.environ.get("PFMC_FOUNDRY_DECKS")
 
 
@@ -44,7 +43,8 @@ def checked(chip: Layout, folder: Path) -> RuleCheck:
 
 
 def names(check: RuleCheck) -> set[str]:
-    return {violated.rule for violated in check.violated} - TINY
+    """Of the rules that shapes violate; a chip of a few strips has no room for the densities that are asked for."""
+    return {violated.rule for violated in check.violated} - {density.rule for density in check.densities}
 
 
 def redrawn(folder: Path, change: Callable[[gdstk.Library], None]) -> None:
@@ -276,7 +276,7 @@ def test_merged_and_slanted_polygons(tmp_path: Path) -> None:
     top.shapes(layer).clear()
     top.shapes(layer).insert(merged)
     file.write(str(path))
-    assert checked(chip, tmp_path).clean
+    assert not names(checked(chip, tmp_path))
     corner = db.Polygon([db.Point(20_000, 19_000), db.Point(20_100, 19_000), db.Point(20_000, 19_100)])
     top.shapes(file.layer(*chip.technology.layers.metal1.key)).insert(corner)
     file.write(str(path))
