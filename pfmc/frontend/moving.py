@@ -85,10 +85,10 @@ def scales_in_front(graph: onnx.GraphProto, constants: Constants) -> None:
 def _moved(graph: onnx.GraphProto, flow: Dataflow, names: Names) -> bool:
     """Move one factor, if there is one to move."""
     for node in graph.node:
-        if flow.factor(node) == 1.0 or node.output[0] in flow.outputs or _settled(flow, node):
+        moving = flow.dynamic(node)
+        if flow.factor(node) == 1.0 or len(moving) != 1 or node.output[0] in flow.outputs or _settled(flow, node):
             continue
-        (start,) = flow.dynamic(node)
-        readers, last = flow.readers.get(node.output[0], []), node
+        start, readers, last = moving[0], flow.readers.get(node.output[0], []), node
         if len(readers) == 1 and kind_of(readers[0]) == "MatMul" and readers[0].input[1] == node.output[0]:
             start, last = readers[0].input[0], readers[0]
         elif _is_scores(flow, start):
