@@ -79,13 +79,15 @@ class CharacterTransformer(nn.Module):
 
 
 class Recurrent(nn.Module):
+    """The mean comes first: ONNX Runtime 1.32 crashes when it loads a product right behind a layer of float16."""
+
     def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
         super().__init__()
         self.layer = kind(FEATURES, WIDTH, batch_first=True, bidirectional=True)
         self.head = nn.Linear(2 * WIDTH, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layer(x)[0]).mean(dim=1)
+        return self.head(self.layer(x)[0].mean(dim=1, keepdim=True)).flatten(1)
 
 
 class Separable(nn.Module):
