@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -26,12 +27,16 @@ from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.taps import tap
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires
-from pfmc.physics.variation import EFFECTS, TemperatureLaw, Variation, draw_chip, thermal_noise
+from pfmc.physics.variation import EFFECTS, Chip, TemperatureLaw, Variation, draw_chip, thermal_noise
 from pfmc.primitives.variation import DrawnTile, made_wires, readout_gain, temperature_law
 from pfmc.technology.kinds import AnyTechnology
 from pfmc.technology.schema import Technology
 
 PERIOD = 251  # vectors after which the noise of a reading comes again; a prime, so that it falls on other places
+# What of a variation stands beside the devices and the wires: without the rest there is nothing to solve again.
+BESIDE: Final = ("converter_gain", "converter_offset", "converter_noise", "noise_bandwidth")
+# Which tile, what it computes in siemens, and the conductances of its devices.
+Solved: TypeAlias = tuple[int, Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns 2"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +247,25 @@ class ChipMaker:
         parts = [part for part, record in enumerate(self.records) if node in (None, record.node)]
         names = {self.records[part].node for part in parts}
         made = {name: MadeCrossbars.drawn(self.crossbars[name]) for name in sorted(names)}
-        wires = {id(drawn): made_wires(drawn, common, self.law) for drawn in self.wires}
         gain = readout_gain(self.technology, common, self.law)
+        if replace(variation, **dict.fromkeys(BESIDE, 0.0)) == self.still:
+            solved: Iterable[Solved] = (self._drawn[part] for part in parts)
+        else:
+            solved = self._solved(parts, number, variation, common)
+        for part, siemens, devices in solved:
+            rng = self.generator(number, part + len(self.tiles))
+            self._place(made, part, gain * siemens, devices, gain, variation, common.temperature, rng)
+        return made
+
+    @cached_property
+    def _drawn(self) -> list[Solved]:
+        """Every tile with devices and wires as they are drawn."""
+        still = self.still
+        return list(self._solved(range(len(self.tiles)), 0, still, draw_chip(still, self.generator(0, -1))))
+
+    def _solved(self, parts: Sequence[int], number: int, variation: Variation, common: Chip) -> Iterator[Solved]:
+        """Draw the devices of some tiles of a chip, and solve the tiles."""
+        wires = {id(drawn): made_wires(drawn, common, self.law) for drawn in self.wires}
         for together in self._alike(parts):
             conductance = np.stack(
                 [self.tiles[part].made(variation, common, self.law, self.generator(number, part)) for part in together]
@@ -251,10 +273,7 @@ class ChipMaker:
             drawn = self.wires[together[0]]
             used = self._used(together[0])
             siemens = effective_matrix(conductance, IDEAL if drawn is IDEAL else wires[id(drawn)], used)
-            for part, one, devices in zip(together, siemens, conductance, strict=True):
-                rng = self.generator(number, part + len(self.tiles))
-                self._place(made, part, gain * one, devices, gain, variation, common.temperature, rng)
-        return made
+            yield from zip(together, siemens, conductance, strict=True)
 
     def _place(
         self,
