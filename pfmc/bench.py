@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
@@ -19,7 +19,7 @@ from pfmc.frontend.runtime import Runtime
 from pfmc.netlist.netlist import Netlist, Provision, Tile
 from pfmc.observer import Observer
 from pfmc.primitives.crossbar import CrossbarTile
-from pfmc.slices import second_slice
+from pfmc.slices import slice_of
 from pfmc.technology.schema import Technology
 
 CHIPS: Final = 8  # that a provision is judged on
@@ -200,15 +200,16 @@ def _least_agreement(comparison: Comparison) -> float:
 def _built(
     technology: Technology, primitive: CrossbarTile, tile: Tile, block: Float[np.ndarray, "rows columns"]
 ) -> Built:
-    def drawn(tile: Tile, block: Float[np.ndarray, "rows columns"]) -> TileAsBuilt:
-        lengths = primitive.program(block, tile.scale, compensate=tile.compensated).lengths
+    def drawn(tile: Tile, lengths: Int[np.ndarray, "rows columns 2"]) -> TileAsBuilt:
         width = np.full(lengths.shape, technology.cell.strip_width.si)
         unit, resistance = technology.grid.database_unit.si, primitive.resistance(lengths)
         wires = primitive.network(lengths).wires
         return TileAsBuilt(tile.name, resistance, wires, lengths.size, length=lengths * unit, width=width)
 
-    second = second_slice(tile, block, primitive)
+    (m, n), lengths = block.shape, primitive.program(block, tile.scale, compensate=tile.compensated).lengths
+    left = primitive.left(block, tile.scale, lengths[:m, :n])
+    second = slice_of(tile, left, primitive)
     if second is None:
-        return Built(tile, drawn(tile, block))
-    left = primitive.remainder(block, tile.scale, compensate=tile.compensated)
-    return Built(tile, drawn(tile, block), Built(second, drawn(second, left)))
+        return Built(tile, drawn(tile, lengths))
+    fine = primitive.program(left, second.scale, compensate=second.compensated).lengths
+    return Built(tile, drawn(tile, lengths), Built(second, drawn(second, fine)))

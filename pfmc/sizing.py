@@ -24,6 +24,7 @@ from pfmc.sections import Choice, Sizing, SizingEntry
 from pfmc.technology.schema import Offer, Technology
 
 TRIALS: Final = 8  # provisions that are made as a whole
+CHOICES: Final = ("input_bits", "output_bits", "copies", "slices")
 FIRST_ERROR: Final = 0.1  # relative error to try first where an agreement is asked for
 
 
@@ -115,9 +116,6 @@ def _better(provision: Provision, most: Provision) -> Iterator[Provision]:
     for name in CHOICES:
         if getattr(provision, name) < getattr(most, name):
             yield replace(provision, **{name: getattr(provision, name) + 1})
-
-
-CHOICES: Final = ("input_bits", "output_bits", "copies", "slices")
 
 
 def _cheapest(

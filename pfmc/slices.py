@@ -38,7 +38,12 @@ def provided(
 
 
 def second_slice(tile: Tile, block: Float[np.ndarray, "rows columns"], primitive: CrossbarTile) -> Tile | None:
-    """The tile that holds what the grid leaves of a block, at the largest scale that fits; None: nothing is left.
+    """The tile that holds what the grid leaves of a block; see :func:`slice_of`."""
+    return slice_of(tile, primitive.remainder(block, tile.scale, compensate=tile.compensated), primitive)
+
+
+def slice_of(tile: Tile, left: Float[np.ndarray, "rows columns"], primitive: CrossbarTile) -> Tile | None:
+    """The tile that holds what the grid left of another's block, at the largest scale that fits; None: nothing is left.
 
     Its converters at the columns span what the largest inputs of one sign, or of both, can add up to.
 
@@ -47,7 +52,6 @@ def second_slice(tile: Tile, block: Float[np.ndarray, "rows columns"], primitive
     """
     if tile.input_range is None:
         raise PassError("the tile has no input range", f"tile {tile.name}", "the pipeline needs the calibrate pass")
-    left = primitive.remainder(block, tile.scale, compensate=tile.compensated)
     if not left.any():
         return None
     ideal = primitive.scale(float(np.abs(left).max()))

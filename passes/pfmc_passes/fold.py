@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pfmc.errors import PassError
+from pfmc.ir.beside import scaled_rows
 from pfmc.ir.graph import Affine, Graph, MatrixVector, Node
 from pfmc.ir.weights import Matrix
 from pfmc.passmanager import Context, Pass
@@ -125,8 +126,8 @@ def _behind(node: Node, affine: Affine, graph: Graph) -> MatrixVector | None:
         bias = shift if bias is None else bias + shift
     if affine.gain is not None:
         gain = _per_row(affine.gain, taps, matrix.rows)
-        matrix = replace(matrix, row_gain=gain if matrix.row_gain is None else matrix.row_gain * gain)
-    return replace(node, input=affine.input, matrix=matrix, bias=bias)
+        return replace(node, input=affine.input, matrix=scaled_rows(matrix, gain), bias=bias)
+    return replace(node, input=affine.input, bias=bias)
 
 
 def _per_row(values: Float[np.ndarray, " channels"], taps: int, rows: int) -> Float[np.ndarray, " rows"]:

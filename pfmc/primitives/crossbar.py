@@ -147,7 +147,12 @@ class CrossbarTile:
             CapacityError: see :meth:`program`.
         """
         m, n = block.shape
-        lengths = self.program(block, scale, compensate=compensate).lengths[:m, :n]
+        return self.left(block, scale, self.program(block, scale, compensate=compensate).lengths[:m, :n])
+
+    def left(
+        self, block: Float[np.ndarray, "m n"], scale: float, lengths: Int[np.ndarray, "m n 2"]
+    ) -> Float[np.ndarray, "m n"]:
+        """The same for lengths that are known."""
         return np.asarray(block - self.network(lengths).effective(1.0 / self.resistance(lengths)) / scale)
 
     @property

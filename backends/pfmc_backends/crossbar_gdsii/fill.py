@@ -16,11 +16,10 @@ from jaxtyping import Int
 from pfmc.layout.layout import PlacedTile, tile_extent
 from pfmc.technology.schema import Fill, Technology
 from pfmc_backends.crossbar_gdsii.cell import mark_places
+from pfmc_backends.crossbar_gdsii.hierarchy import Box
 from pfmc_backends.crossbar_gdsii.table import Frame
 
 REPEAT_LIMIT: Final = 32767  # columns or rows of an array reference, two signed bytes in the file
-
-Box = tuple[int, int, int, int]
 
 
 def fill_cells(technology: Technology) -> list[gdstk.Cell]:
