@@ -43,7 +43,9 @@ class Merge(Pass[Graph, Graph]):
 
     def ensures(self, source: Graph, result: Graph) -> None:
         """Every contraction is still there."""
-        if {m.name for n in result.matrices() for m in n.members} != {node.name for node in source.matrices()}:
+        if {m.name for n in result.matrices() for m in n.members} != {
+            m.name for n in source.matrices() for m in n.members
+        }:
             raise PassError("a contraction was lost", f"pass {self.name}")
 
 
@@ -76,4 +78,6 @@ def _merged(members: Sequence[MatrixVector]) -> MatrixVector:
         replaces=tuple(name for member in members for name in member.replaces),
         matrix=Beside(tuple(part for member in members for part in parts_of(member.matrix))),
         parts=tuple(part for member in members for part in member.members),
+        made_of=(),
+        notes=tuple(note for member in members for note in member.notes),
     )

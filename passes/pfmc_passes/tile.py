@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pfmc.errors import PassError, UsageError
-from pfmc.ir.beside import spans
 from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.netlist.netlist import Netlist
 from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.passmanager import Context, Pass
+from pfmc_passes.blocks import blocks
+from pfmc_passes.savings import savings
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Tile(Pass[Graph, Netlist]):
             raise UsageError(f"a tile of {context.technology.name} has {size} weights", "tile.rows, tile.columns")
         graph = _shared(source) if self.share else source
         owners = [node for node in graph.matrices() if not node.shares]
-        blocks = ((node.name, block) for node in owners for block in _blocks(node, rows, columns))
-        return Netlist(graph, tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(blocks)))
+        cut = ((node.name, block) for node in owners for block in blocks(node.matrix, rows, columns))
+        tiles = tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(cut))
+        return Netlist(graph, tiles, savings(owners, tiles, rows, columns))
 
     def ensures(self, source: Graph, result: Netlist) -> None:
         """Something is left to build."""
@@ -72,14 +73,3 @@ def _shared(graph: Graph) -> Graph:
         else:
             nodes.append(node)
     return replace(graph, nodes=tuple(nodes))
-
-
-def _blocks(node: MatrixVector, rows: int, columns: int) -> Iterator[tuple[range, range]]:
-    """Matrices that stand side by side have tiles of their own: each its scale, and converters for its outputs."""
-    matrix = node.matrix
-    for row in range(0, matrix.rows, rows):
-        for span in spans(matrix):
-            for column in range(span.start, span.stop, columns):
-                block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop))
-                if matrix.block(*block).any():
-                    yield block

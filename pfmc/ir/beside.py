@@ -9,14 +9,17 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from pfmc.ir.derived import Dense
 from pfmc.ir.weights import Matrix
+
+Single: TypeAlias = Matrix | Dense
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
     """[A | B | …]: one matrix whose columns are those of several with as many rows, behind each other."""
 
-    parts: tuple[Matrix, ...]
+    parts: tuple[Single, ...]
 
     @property
     def rows(self) -> int:
@@ -46,10 +49,10 @@ class Beside:
         return f"{self.rows}x{self.columns} = [{' | '.join(str(part) for part in self.parts)}]"
 
 
-AnyMatrix: TypeAlias = Matrix | Beside
+AnyMatrix: TypeAlias = Single | Beside
 
 
-def parts_of(matrix: AnyMatrix) -> tuple[Matrix, ...]:
+def parts_of(matrix: AnyMatrix) -> tuple[Single, ...]:
     """The matrices that stand side by side; a matrix by itself is the only one."""
     return matrix.parts if isinstance(matrix, Beside) else (matrix,)
 
@@ -67,5 +70,7 @@ def scaled_rows(matrix: AnyMatrix, gain: Float[np.ndarray, " rows"]) -> AnyMatri
     return _scaled_rows(matrix, gain)
 
 
-def _scaled_rows(matrix: Matrix, gain: Float[np.ndarray, " rows"]) -> Matrix:
+def _scaled_rows(matrix: Single, gain: Float[np.ndarray, " rows"]) -> Single:
+    if isinstance(matrix, Dense):
+        return replace(matrix, values=matrix.values * gain[:, None])
     return replace(matrix, row_gain=gain if matrix.row_gain is None else matrix.row_gain * gain)

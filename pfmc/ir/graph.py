@@ -116,6 +116,9 @@ class MatrixVector(Contraction):
         shares: name of the contraction on whose tiles it is computed, one after the other; empty: on its own.
         parts: the contractions of the same input that it was made of, their matrices side by side; empty: it is the
             model's. Weight, bias and output are those of the first.
+        made_of: the model's contractions whose weights its matrix was computed from, one behind the other; empty: it
+            is one of them.
+        notes: what was done to make it smaller, in words.
         input_shift: binary exponents; each input is divided by that power of two in front of its converter, and the
             rows of the matrix are as many times as large.
     """
@@ -124,12 +127,19 @@ class MatrixVector(Contraction):
     windows: Windows | None = None
     shares: str = ""
     parts: tuple[MatrixVector, ...] = ()
+    made_of: tuple[MatrixVector, ...] = ()
+    notes: tuple[str, ...] = ()
     input_shift: Int[np.ndarray, " rows"] | None = None
 
     @property
     def members(self) -> tuple[MatrixVector, ...]:
-        """The model's contractions that it is."""
+        """The contractions that stand side by side in it."""
         return self.parts or (self,)
+
+    @property
+    def origins(self) -> tuple[MatrixVector, ...]:
+        """The model's contractions that it stands for; all of them take as many vectors."""
+        return tuple(origin for member in self.members for origin in (member.made_of or (member,)))
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -90,4 +90,6 @@ def _contraction(node: Contraction) -> tuple[str, list[str]]:
         details.append(f"shares(@{printable(node.shares)})")
     if len(node.replaces) > 1:
         details.append(f"replaces({', '.join(printable(name) for name in node.replaces)})")
+    if isinstance(node, MatrixVector) and node.notes:
+        details.append(f"; {', '.join(node.notes)}")
     return type(node).__name__.lower(), details

@@ -210,7 +210,12 @@ class Matrix:
 
     def block(self, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
         """Part of the matrix as float64; ``rows`` and ``columns`` are contiguous."""
-        row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
+        return self.at(np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop))
+
+    def at(
+        self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
+    ) -> Float[np.ndarray, "rows columns"]:
+        """These rows and columns of the matrix, in this order, as float64."""
         if self.groups > 1:
             part = self._grouped_block(row, column)
         elif self.transposed:
@@ -218,9 +223,9 @@ class Matrix:
         else:
             part = self.weight.take(row[:, None] * self.columns + column)
         if self.gain is not None:
-            part = part * self.gain[columns.start : columns.stop]
+            part = part * self.gain[column]
         if self.row_gain is not None:
-            part = part * self.row_gain[rows.start : rows.stop, None]
+            part = part * self.row_gain[row, None]
         return part
 
     def through(self, vector: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " columns"]:
@@ -237,7 +242,7 @@ class Matrix:
     ) -> Float[np.ndarray, "rows columns"]:
         rows_per_group, columns_per_group = self.rows // self.groups, self.columns // self.groups
         part = np.zeros((len(row), len(column)))
-        for group in range(column[0] // columns_per_group, column[-1] // columns_per_group + 1):
+        for group in np.unique(column // columns_per_group):
             inside, beside = row // rows_per_group == group, column // columns_per_group == group
             index = column[beside, None] * rows_per_group + row[inside] - group * rows_per_group
             part[np.ix_(inside, beside)] = self.weight.take(index).T

@@ -102,12 +102,34 @@ class Tile:
     remainder_of: float | None = None
 
 
+@dataclass(frozen=True)
+class Saving:
+    """What is not drawn because contractions were made smaller than the model has them.
+
+    Attributes:
+        nodes: their names.
+        how: in words.
+        devices: fewer, two per weight on a tile.
+        tiles: fewer, as they are cut, before copies.
+    """
+
+    nodes: tuple[str, ...]
+    how: tuple[str, ...]
+    devices: int
+    tiles: int
+
+
 @dataclass(frozen=True, eq=False)
 class Netlist:
-    """The graph and its tiles, ordered by node, then row block, column block and copy."""
+    """The graph and its tiles, ordered by node, then row block, column block and copy.
+
+    Attributes:
+        savings: by what the tiles are fewer or smaller than the model's matrices would need.
+    """
 
     graph: Graph
     tiles: tuple[Tile, ...]
+    savings: tuple[Saving, ...] = ()
 
     def by_node(self) -> Iterator[tuple[MatrixVector, list[Tile]]]:
         """Each mapped contraction with its tiles."""

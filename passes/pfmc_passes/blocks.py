@@ -1,0 +1,22 @@
+"""Where tiles cut a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pfmc.ir.beside import AnyMatrix, spans
+
+Block = tuple[range, range]
+
+
+def blocks(matrix: AnyMatrix, rows: int, columns: int) -> Iterator[Block]:
+    """Blocks of at most so many rows and columns that are not all zero, row by row.
+
+    Matrices that stand side by side have blocks of their own: each its scale, and converters for its outputs.
+    """
+    for row in range(0, matrix.rows, rows):
+        for span in spans(matrix):
+            for column in range(span.start, span.stop, columns):
+                block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop))
+                if matrix.block(*block).any():
+                    yield block

@@ -1,0 +1,51 @@
+"""Matrices that are made of others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A matrix that was computed and lies in no file, but in memory.
+
+    Attributes:
+        how: it was made, as it is printed.
+    """
+
+    values: Float[np.ndarray, "rows columns"]
+    how: str
+
+    @property
+    def rows(self) -> int:
+        """Number of inputs."""
+        return len(self.values)
+
+    @property
+    def columns(self) -> int:
+        """Number of outputs."""
+        return int(self.values.shape[1])
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """What two matrices have in common if they are the same."""
+        return self.values.shape, hashlib.sha256(self.values.tobytes()).hexdigest()
+
+    def block(self, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
+        """Part of the matrix; ``rows`` and ``columns`` are contiguous."""
+        return self.values[rows.start : rows.stop, columns.start : columns.stop]
+
+    def at(
+        self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
+    ) -> Float[np.ndarray, "rows columns"]:
+        """These rows and columns of the matrix, in this order."""
+        return np.asarray(self.values[np.ix_(row, column)])
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns} = {self.how}"
