@@ -142,6 +142,7 @@ def compile(
     calibration: str | Path | None = None,
     only: Sequence[str] = (),
     except_: Sequence[str] = (),
+    tables: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
     max_relative_error: float | None = None,
     min_agreement: float | None = None,
@@ -160,6 +161,7 @@ def compile(
         calibration: npz file that sets the converters' ranges; None: random inputs drawn from ``seed``.
         only: map only contractions whose name is like one of these patterns (``*``, ``?``, ``[…]``).
         except_: keep those digital whose name is like one of these.
+        tables: build the constant tables of Gather nodes with a name like one of these too: a lookup drives one row.
         options: of passes, as ``{"tile.rows": 32}``.
         max_relative_error, min_agreement: choose each contraction's converters, copies and slices of its tiles, and
             the size of tiles and width of wires (unless options of "tile" are given), with the smallest area, so that
@@ -183,6 +185,7 @@ def compile(
         calibration=None if calibration is None else Path(calibration),
         settings=settings,
         selection=Selection(tuple(only), tuple(except_)),
+        tables=tuple(tables),
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -85,6 +85,10 @@ def compile_command(
     except_: Annotated[
         list[str] | None, typer.Option("--except", help="Keep nodes with a name like this digital.", metavar="PATTERN")
     ] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(help="Build tables of Gather nodes with a name like this too.", metavar="PATTERN"),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="An option of a pass.", metavar="PASS.OPTION=VALUE")
     ] = None,
@@ -120,6 +124,7 @@ def compile_command(
         add_passes=tuple(add_pass or ()),
         print_after=tuple(print_after or ()),
         selection=Selection(tuple(only or ()), tuple(except_ or ())),
+        tables=tuple(tables or ()),
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -62,6 +62,7 @@ class CompileOptions:
         add_passes: passes to add to the backend's pipeline, each behind the pass that it names.
         print_after: passes whose result is shown in textual form.
         selection: which contractions are mapped; the others stay digital.
+        tables: patterns of names of Gather nodes whose constant tables are mapped too.
         requirement: an accuracy that converters, tiles and wires are chosen for; None: what the technology says.
         workers: processes that construct tiles side by side; None: one per core that this process may use.
         resume: go on with what an interrupted compile into the same folder has finished.
@@ -74,6 +75,7 @@ class CompileOptions:
     add_passes: tuple[str, ...] = ()
     print_after: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
+    tables: tuple[str, ...] = ()
     requirement: Requirement | None = None
     seed: int = 0
     workers: int | None = None
@@ -150,7 +152,7 @@ class _Source:
     @classmethod
     def read(cls, model: Path, work: Path, options: CompileOptions) -> _Source:
         """A model, its calibration data or drawn ones, and what of it is to be mapped."""
-        imported = import_model(model, work)
+        imported = import_model(model, work, options.tables)
         if options.calibration is not None:
             dataset = load_dataset(options.calibration, imported.inputs)
             counts = count(imported, dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -24,12 +24,12 @@ from pfmc.passmanager import Context
 from pfmc.technology.loader import load
 
 
-def imported_as_it_is(made: onnx.ModelProto, folder: Path) -> ImportedModel:
+def imported_as_it_is(made: onnx.ModelProto, folder: Path, tables: Sequence[str] = ()) -> ImportedModel:
     """The importer without constant folding, which takes most of its time."""
     path = folder / "m.onnx"
     path.write_bytes(made.SerializeToString())
     with mock.patch("pfmc.frontend.importer._fold", lambda model, folded, *_: shutil.copyfile(model, folded)):
-        return import_model(path, folder)
+        return import_model(path, folder, tables)
 
 
 def computed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray], *, literally: bool = False) -> np.ndarray:
@@ -56,12 +56,14 @@ def fabricated(imported: ImportedModel, folder: Path) -> onnx.ModelProto:
     return fabricated_exactly(folder, host_model(imported.folded, graph, {node.name for node in mapped}), mapped)
 
 
-def both(made: onnx.ModelProto, folder: Path, **inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, ImportedModel]:
+def both(
+    made: onnx.ModelProto, folder: Path, tables: Sequence[str] = (), **inputs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, ImportedModel]:
     """What ONNX Runtime computes with a model, and with its as-fabricated model."""
     reference = computed(made, inputs, literally=True)
     dtype = helper.np_dtype_to_tensor_dtype(reference.dtype)
     made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", dtype, reference.shape))
-    imported = imported_as_it_is(made, folder)
+    imported = imported_as_it_is(made, folder, tables)
     return reference, computed(fabricated(imported, folder), inputs), imported
 
 

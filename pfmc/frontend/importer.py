@@ -32,6 +32,7 @@ from pfmc.frontend.recurrent import expand_recurrent
 from pfmc.frontend.rewriting import Rewritten, rewrite
 from pfmc.frontend.runtime import INPUT_DTYPES, first_line
 from pfmc.frontend.scans import scans_to_loops
+from pfmc.frontend.tables import Tables
 from pfmc.ir.graph import Affine, Contraction, Graph, HostNode, Node
 
 FOLDING_SECONDS: Final = 600
@@ -59,11 +60,15 @@ class ImportedModel:
     helpers: frozenset[str]
 
 
-def import_model(path: Path, work: Path) -> ImportedModel:
+def import_model(path: Path, work: Path, tables: Sequence[str] = ()) -> ImportedModel:
     """Read a model; ``work`` is an empty folder that must outlive the result, whose weights lie there.
+
+    Args:
+        tables: patterns of names of Gather nodes whose constant tables are mapped too.
 
     Raises:
         ImportModelError: if the model is broken, ONNX Runtime cannot run it, or nothing of it can be mapped.
+        UsageError: if a pattern fits no such node.
     """
     given = read_proto(path)
     external = check_proto(given, path)
@@ -79,7 +84,9 @@ def import_model(path: Path, work: Path) -> ImportedModel:
             folded = work / f"{again}.onnx"
             model = _flattened(folded)
     constants = Constants(model, work)
-    rewritten = rewrite(model.graph, constants, _shapes(model))
+    lookups = Tables(tables)
+    rewritten = rewrite(model.graph, constants, _shapes(model), {"Gather": lookups.rule})
+    lookups.check(str(path))
     gains_apart(model.graph, constants)
     scales_in_front(model.graph, constants)
     folded.write_bytes(model.SerializeToString(deterministic=True))

@@ -12,7 +12,8 @@ from pfmc.frontend import contractions, fused_attention, quantised
 from pfmc.frontend.building import Kept, Names, Place, Shapes, graphs_of, kind_of
 from pfmc.frontend.constants import Constants
 
-RULES: Final[Mapping[str, Callable[[Place], None]]] = {
+Rule = Callable[[Place], None]
+RULES: Final[Mapping[str, Rule]] = {
     **contractions.RULES,
     **fused_attention.RULES,
     **quantised.RULES,
@@ -32,7 +33,9 @@ class Rewritten:
     helpers: set[str] = field(default_factory=set)
 
 
-def rewrite(graph: onnx.GraphProto, constants: Constants, shapes: Shapes) -> Rewritten:
+def rewrite(
+    graph: onnx.GraphProto, constants: Constants, shapes: Shapes, more: Mapping[str, Rule] | None = None
+) -> Rewritten:
     """Rewrite what can be, in place, in the graphs inside too: their names are unique, and they have no constants.
 
     The contraction has the name of the node that it was; names of what stands around it begin with that name. Weights
@@ -41,12 +44,13 @@ def rewrite(graph: onnx.GraphProto, constants: Constants, shapes: Shapes) -> Rew
     Args:
         graph: of opset 13 at least.
         shapes: of values; those of new ones are added.
+        more: rules for other operators.
     """
-    names, result = Names(graph), Rewritten()
+    names, result, rules = Names(graph), Rewritten(), {**RULES, **(more or {})}
 
     def expanded(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         constants.learn(node)
-        rule = RULES.get(kind_of(node))
+        rule = rules.get(kind_of(node))
         if rule is None or node.name in result.helpers:
             return [node]
         place = Place.of(node, names, constants, shapes)

@@ -40,12 +40,10 @@ class Selection:
         for option, patterns in (("--only", self.only), ("--except", self.except_)):
             for pattern in patterns:
                 if not any(_fits(name, pattern) for name in names):
-                    near = ", ".join(_nearest(pattern, names))
+                    near = ", ".join(nearest(pattern, names))
                     raise UsageError(f"no contraction has a name like {pattern}", option, f"the nearest names: {near}")
         kept = {
-            name
-            for name in names
-            if (not self.only or _fits_any(name, self.only)) and not _fits_any(name, self.except_)
+            name for name in names if (not self.only or fits_any(name, self.only)) and not fits_any(name, self.except_)
         }
         if not kept:
             raise UsageError("nothing is left to map", f"{where}: --only, --except", "leave fewer contractions out")
@@ -56,11 +54,12 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}/*")
 
 
-def _fits_any(name: str, patterns: Sequence[str]) -> bool:
+def fits_any(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is like one of the patterns."""
     return any(_fits(name, pattern) for pattern in patterns)
 
 
-def _nearest(pattern: str, names: Sequence[str]) -> list[str]:
+def nearest(pattern: str, names: Sequence[str]) -> list[str]:
     """Up to three names, the most alike first."""
     return get_close_matches(pattern.strip("*"), names, n=3, cutoff=0.0)
 
