@@ -9,7 +9,6 @@ from typing import ClassVar, Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from pfmc.ir.beside import scaled_rows
 from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
 from pfmc.passmanager import Context, Pass
@@ -151,16 +150,18 @@ class _Judge:
 def _shifts(node: MatrixVector, reach: Float[np.ndarray, " rows"], strength: float) -> Int[np.ndarray, " rows"]:
     """Binary exponents of (reach / median)^strength; the taps of a window's channel have one. Rows without input: 0."""
     taps = 1 if node.windows is None else math.prod(node.windows.kernel)
-    channels = reach.reshape(-1, taps).max(axis=1)
+    channel = (np.arange(node.entries) if node.arranged is None else node.arranged.rows) // taps
+    channels = np.zeros(node.entries // taps)
+    np.maximum.at(channels, channel, reach)
     used = (channels > 0) & np.isfinite(channels)
     exponents = np.zeros(len(channels), dtype=np.int32)
     if used.any():
         relative = channels[used] / np.median(channels[used])
         exponents[used] = np.clip(np.rint(strength * np.log2(relative)), -FARTHEST, FARTHEST)
-    return np.repeat(exponents, taps)
+    return exponents[channel]
 
 
 def _shifted(node: MatrixVector, shift: Int[np.ndarray, " rows"] | None) -> MatrixVector:
     if shift is None or not shift.any():
         return node
-    return replace(node, matrix=scaled_rows(node.matrix, np.ldexp(1.0, shift)), input_shift=shift)
+    return replace(node, matrix=node.matrix.rows_times(np.ldexp(1.0, shift)), input_shift=shift)

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from pfmc.errors import PassError
-from pfmc.ir.beside import scaled_rows
 from pfmc.ir.graph import Affine, Graph, MatrixVector, Node
 from pfmc.ir.weights import Matrix
 from pfmc.passmanager import Context, Pass
@@ -126,7 +125,7 @@ def _behind(node: Node, affine: Affine, graph: Graph) -> MatrixVector | None:
         bias = shift if bias is None else bias + shift
     if affine.gain is not None:
         gain = _per_row(affine.gain, taps, matrix.rows)
-        return replace(node, input=affine.input, matrix=scaled_rows(matrix, gain), bias=bias)
+        return replace(node, input=affine.input, matrix=matrix.rows_times(gain), bias=bias)
     return replace(node, input=affine.input, bias=bias)
 
 

@@ -37,6 +37,7 @@ def thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.n
 
 
 def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
-    """The input vectors of a contraction, one per row."""
+    """The input vectors of a contraction as its rows take them, one per row."""
     vectors = values if node.windows is None else node.windows(values)
-    return np.asarray(vectors.reshape(-1, node.matrix.rows), dtype=np.float32)
+    found = np.asarray(vectors.reshape(-1, node.entries), dtype=np.float32)
+    return found if node.arranged is None else node.arranged.taken(found)

@@ -24,7 +24,6 @@ from pfmc.frontend.bodies import entered, replace_all
 from pfmc.frontend.building import Names, Splice, graphs_of
 from pfmc.frontend.checks import subgraphs_of
 from pfmc.frontend.opsets import brought_to_opset_min, opset_of
-from pfmc.ir.beside import spans
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.windows import Windows
 from pfmc.technology.glass import GlassTechnology
@@ -198,18 +197,34 @@ def _call(node: MatrixVector, names: Names) -> Splice:
     if node.weight.dtype != "float32":
         x = splice.add("Cast", [x], to=onnx.TensorProto.FLOAT)
     if node.windows is not None:
-        x = _window_vectors(splice, node.windows, x, node.matrix.rows)
+        x = _window_vectors(splice, node.windows, x, node.entries)
+    if node.arranged is not None:
+        x = _gathered(splice, x, node.arranged.rows, node.entries)
     of = {"rows": node.matrix.rows, "columns": node.matrix.columns, **({SHARED: node.shares} if node.shares else {})}
     y = splice.add(OPERATOR, [x], domain=DOMAIN, name=node.name, **of)
-    for part, span in zip(node.members, spans(node.matrix), strict=True):
-        _finish(splice, part, _columns(splice, y, span) if node.parts else y)
+    for part, span in zip(node.members, node.spans, strict=True):
+        _finish(splice, part, _outputs(splice, node, y, span))
     return splice
 
 
-def _columns(splice: Splice, y: str, span: range) -> str:
-    """Some columns of a product."""
+def _outputs(splice: Splice, node: MatrixVector, y: str, span: range) -> str:
+    """Some of the model's outputs, from the product with the matrix that is drawn."""
+    if node.arranged is not None:
+        own = slice(span.start, span.stop)
+        y = _gathered(splice, y, node.arranged.columns[own], node.matrix.columns)
+        gains = node.arranged.gains[own].astype(np.float32)
+        return y if (gains == 1).all() else splice.add("Mul", [y, splice.constant("gains", gains)])
+    if not node.parts:
+        return y
     first, behind, last = (splice.constant("columns", [number]) for number in (span.start, span.stop, -1))
     return splice.add("Slice", [y, first, behind, last])
+
+
+def _gathered(splice: Splice, x: str, places: np.ndarray, entries: int) -> str:
+    """What stands at these places of vectors of so many entries."""
+    if np.array_equal(places, np.arange(entries)):
+        return x
+    return splice.add("Gather", [x, splice.constant("places", places)], axis=-1)
 
 
 def _finish(splice: Splice, node: MatrixVector, y: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from pfmc.ir.derived import Dense
+from pfmc.ir.derived import Dense, Picked
 from pfmc.ir.weights import Matrix
 
-Single: TypeAlias = Matrix | Dense
+Single: TypeAlias = Matrix | Dense | Picked
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,10 @@ class Beside:
                 pieces.append(part.block(rows, own))
         return np.concatenate(pieces, axis=1)
 
+    def rows_times(self, gain: Float[np.ndarray, " rows"]) -> Beside:
+        """Each row times a number."""
+        return Beside(tuple(part.rows_times(gain) for part in self.parts))
+
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns} = [{' | '.join(str(part) for part in self.parts)}]"
 
@@ -61,16 +65,3 @@ def spans(matrix: AnyMatrix) -> tuple[range, ...]:
     """Which columns each of its parts has."""
     ends = np.cumsum([part.columns for part in parts_of(matrix)]).tolist()
     return tuple(range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
-
-
-def scaled_rows(matrix: AnyMatrix, gain: Float[np.ndarray, " rows"]) -> AnyMatrix:
-    """Each row times a number."""
-    if isinstance(matrix, Beside):
-        return Beside(tuple(_scaled_rows(part, gain) for part in matrix.parts))
-    return _scaled_rows(matrix, gain)
-
-
-def _scaled_rows(matrix: Single, gain: Float[np.ndarray, " rows"]) -> Single:
-    if isinstance(matrix, Dense):
-        return replace(matrix, values=matrix.values * gain[:, None])
-    return replace(matrix, row_gain=gain if matrix.row_gain is None else matrix.row_gain * gain)

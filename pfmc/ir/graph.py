@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
+from pfmc.ir.arrangement import Arrangement
 from pfmc.ir.attention import Attention
 from pfmc.ir.beside import AnyMatrix
 from pfmc.ir.weights import Weight
@@ -118,6 +119,7 @@ class MatrixVector(Contraction):
             model's. Weight, bias and output are those of the first.
         made_of: the model's contractions whose weights its matrix was computed from, one behind the other; empty: it
             is one of them.
+        arranged: how the vectors of the matrix that is drawn differ from the model's; None: they do not.
         notes: what was done to make it smaller, in words.
         input_shift: binary exponents; each input is divided by that power of two in front of its converter, and the
             rows of the matrix are as many times as large.
@@ -128,6 +130,7 @@ class MatrixVector(Contraction):
     shares: str = ""
     parts: tuple[MatrixVector, ...] = ()
     made_of: tuple[MatrixVector, ...] = ()
+    arranged: Arrangement | None = None
     notes: tuple[str, ...] = ()
     input_shift: Int[np.ndarray, " rows"] | None = None
 
@@ -140,6 +143,20 @@ class MatrixVector(Contraction):
     def origins(self) -> tuple[MatrixVector, ...]:
         """The model's contractions that it stands for; all of them take as many vectors."""
         return tuple(origin for member in self.members for origin in (member.made_of or (member,)))
+
+    @property
+    def entries(self) -> int:
+        """How many entries the model's vector has."""
+        return self.matrix.rows if self.arranged is None else self.arranged.inputs
+
+    @property
+    def spans(self) -> tuple[range, ...]:
+        """Which of the model's outputs each member makes, one behind the other."""
+        sizes = [part.matrix.columns for part in self.parts]
+        if not sizes:
+            sizes = [self.matrix.columns if self.arranged is None else len(self.arranged.columns)]
+        ends = np.cumsum(sizes).tolist()
+        return tuple(map(range, [0, *ends[:-1]], ends))
 
     @property
     def outputs(self) -> tuple[str, ...]:

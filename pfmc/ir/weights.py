@@ -237,6 +237,10 @@ class Matrix:
                 product[column : columns.stop] += vector[row : rows.stop] @ self.block(rows, columns)
         return product
 
+    def rows_times(self, gain: Float[np.ndarray, " rows"]) -> Matrix:
+        """Each row times a number."""
+        return replace(self, row_gain=gain if self.row_gain is None else self.row_gain * gain)
+
     def _grouped_block(
         self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
     ) -> Float[np.ndarray, "rows columns"]:
