@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,12 @@ from jaxtyping import Float
 
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout, tile_extent
-from pfmc.netlist.netlist import Netlist, Provision, Tile
+from pfmc.netlist.netlist import Provision, Tile
 from pfmc.physics import energy
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
-from pfmc.sections import Area, Energy, TileEnergy, WireLoad
+from pfmc.sections import Area, Energy, Layer, TileEnergy, WireLoad
 from pfmc.technology.schema import Technology
+from pfmc.uses import layers
 
 
 def read_time(technology: Technology, output_bits: int) -> float:
@@ -86,18 +87,6 @@ def area(layout: Layout) -> Area:
         periphery_mm2=around * to_mm,
         total_mm2=(chip + around) * to_mm,
     )
-
-
-def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str, int]:
-    """Matrix-vector products per sample on the tiles of each contraction: a vector meets each weight once.
-
-    Args:
-        macs: multiply-accumulates per sample, by contraction.
-    """
-    return {
-        name: sum(macs.get(user.members[0].name, 0) // user.weight.size for user in users)
-        for name, users in netlist.users().items()
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,30 +164,28 @@ class Metered:
         for name, noted in self.noted.items():
             for load in (load.scaled(volts[name] / full) for load in noted.loads):
                 heaviest[load.wire] = max(heaviest.get(load.wire, load), load, key=lambda each: each.average_a)
-        return {
-            "energy": self._energy(volts, macs),
-            "area": area(self.layout),
-            "wire_loads": tuple(heaviest.values()),
-        }
-
-    def _energy(self, volts: Mapping[str, float], macs: int) -> Energy:
-        """The sum of tiles, and the time of an inference.
-
-        Tiles of one contraction work at once; its vectors follow one another, and so do the contractions. What the host
-        does takes no time here.
-        """
-        found = self.energies(volts)
-        parts = {name: sum(getattr(tile, name) for tile in found) for name in TileEnergy.parts()}
-        total = sum(parts.values())
         times = {
             tile.node: read_time(self.layout.technology, provision_of(tile).output_bits)
             for tile in self.layout.netlist.tiles
         }
+        used = layers(self.vectors, times)
+        return {
+            "energy": self._energy(volts, macs, used),
+            "layers": used,
+            "area": area(self.layout),
+            "wire_loads": tuple(heaviest.values()),
+        }
+
+    def _energy(self, volts: Mapping[str, float], macs: int, used: Sequence[Layer]) -> Energy:
+        """The sum of tiles, and the time of an inference: contractions follow one another, the host takes no time."""
+        found = self.energies(volts)
+        parts = {name: sum(getattr(tile, name) for tile in found) for name in TileEnergy.parts()}
+        total = sum(parts.values())
         return Energy(
             per_inference_j=total,
             per_mac_j=total / max(macs, 1),
-            latency_s=sum(self.vectors[node] * time for node, time in times.items()),
-            read_time_s=max(times.values()),
+            latency_s=sum(layer.latency_s for layer in used),
+            read_time_s=max(layer.read_s for layer in used),
             **parts,
         )
 

@@ -28,6 +28,7 @@ from pfmc.sections import (
     Energy,
     FileEntry,
     Glass,
+    Layer,
     ModelEntry,
     OpticalEnergy,
     Part,
@@ -61,6 +62,7 @@ class Manifest(Part):
     unused_devices: int
     chip: ChipSize
     energy: Energy | OpticalEnergy
+    layers: tuple[Layer, ...] = ()
     area: Area | None = None
     wire_loads: tuple[WireLoad, ...] = ()
     compensation: Compensation | None = None

@@ -17,7 +17,6 @@ from pfmc._version import __version__
 from pfmc.accounts import Accounts, accounted
 from pfmc.backend import Backend, Emission, Progress
 from pfmc.bench import Bench, Requirement
-from pfmc.budget import vectors_per_inference
 from pfmc.bundle import (
     FORMAT_VERSION,
     Manifest,
@@ -48,6 +47,7 @@ from pfmc.tailoring import tailored
 from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
 from pfmc.technology.schema import Technology
+from pfmc.uses import vectors_per_inference
 
 
 @dataclass(frozen=True)

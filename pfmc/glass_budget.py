@@ -13,8 +13,9 @@ from pfmc.netlist.netlist import Provision, Tile
 from pfmc.physics.energy import conversion_energy, settling_time
 from pfmc.physics.homodyne import amplitude_noise, passive_gain, photon_energy, power_for_bits
 from pfmc.primitives.volume import Performance
-from pfmc.sections import Glass, OpticalEnergy, OpticalJoules, VolumeDetails
+from pfmc.sections import Glass, Layer, OpticalEnergy, OpticalJoules, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
+from pfmc.uses import layers
 
 
 def input_amplitude(technology: GlassTechnology) -> float:
@@ -124,8 +125,11 @@ def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vo
     voxel, layer = technology.writing.voxel.si, technology.writing.layer.si
     volume = 1e9 * sum(each.layers * layer * (each.voxels * voxel) ** 2 for each in found)  # mm³
     tiles = len(found)
+    read_s = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
+    used = layers(vectors, read_s)
     return {
-        "energy": _energy(layout, vectors, found),
+        "energy": _energy(layout, vectors, found, used),
+        "layers": used,
         "glass": Glass(
             thickness_um=layout.thickness / 1000,
             volume_mm3=volume,
@@ -141,7 +145,9 @@ def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vo
     }
 
 
-def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails]) -> OpticalEnergy:
+def _energy(
+    layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails], used: Sequence[Layer]
+) -> OpticalEnergy:
     """The sum of tiles, and the time of an inference; see :meth:`pfmc.budget.Metered.sections`."""
     technology = layout.technology
     parts = {name: sum(getattr(tile, name) for tile in found) for name in OpticalJoules.parts()}
@@ -150,7 +156,6 @@ def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vol
         1, sum(vectors[node.name] * part.weight.size for node, _ in layout.netlist.by_node() for part in node.members)
     )
     light = (parts["signal_j"] + parts["local_oscillators_j"]) * technology.optics.wall_plug_efficiency.si
-    times = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
     photons = technology.optics.wall_plug_efficiency.si / macs / photon_energy(technology.light.wavelength.si)
     bits = [provision_of(tile).output_bits for tile in layout.netlist.tiles]
     needed = sum(
@@ -162,7 +167,7 @@ def _energy(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vol
         light_per_mac_j=light / macs,
         photons_per_mac=parts["signal_j"] * photons,
         needed_photons_per_mac=needed * photons,
-        latency_s=sum(vectors[node] * time for node, time in times.items()),
-        read_time_s=max(times.values()),
+        latency_s=sum(layer.latency_s for layer in used),
+        read_time_s=max(layer.read_s for layer in used),
         **parts,
     )

@@ -23,10 +23,12 @@ from pfmc.passmanager import Context
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.primitives.volume import DiffractiveVolume
 from pfmc.registry import backend_for, load_pass
+from pfmc.sections import Layer
 from pfmc.technology.glass import GlassTechnology
 from pfmc.technology.kinds import AnyTechnology
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
+from pfmc.uses import layers
 
 GDSII_BYTES_PER_DEVICE: Final = 30  # one reference record with a name of six letters
 INPUT: Final = 0.25  # root mean square of a row's voltage over full scale; the samples have 0.2 to 0.4
@@ -45,6 +47,7 @@ class Plan:
         energy_j: of an inference, about.
         latency_s: of an inference, the host's work aside; None if the contractions are not known.
         assumed: what energy and latency rest on beside the technology's figures.
+        layers: what each contraction takes of the time; empty if they are not known.
         mask_bytes: of the GDSII file, about.
     """
 
@@ -57,11 +60,12 @@ class Plan:
     energy_j: float
     latency_s: float | None
     assumed: tuple[str, ...]
+    layers: tuple[Layer, ...]
     mask_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        return _plain(self)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class GlassPlan:
         latency_s: of an inference, the host's work aside; None if the contractions are not known.
         photons_by_width: of signal that a multiply-accumulate needs at least, by the width of a square layer.
         assumed: what energy, latency and light rest on beside the technology's figures.
+        layers: what each contraction takes of the time; empty if they are not known.
     """
 
     technology: str
@@ -87,10 +92,15 @@ class GlassPlan:
     latency_s: float | None
     photons_by_width: Mapping[int, float]
     assumed: tuple[str, ...]
+    layers: tuple[Layer, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        return _plain(self)
+
+
+def _plain(plan: Plan | GlassPlan) -> dict[str, Any]:
+    return asdict(plan) | {"layers": [layer.model_dump() for layer in plan.layers]}
 
 
 def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
@@ -108,9 +118,9 @@ def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
     products: Counter[tuple[int, int]] = Counter()
     for tile in netlist.tiles:
         products[len(tile.rows), len(tile.columns)] += vectors[tile.node]
-    latency = sum(vectors.values()) * _read_time(loaded)
+    used = layers(vectors, dict.fromkeys(vectors, _read_time(loaded)))
     assumed = "axes of open length are 1 long"
-    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, latency, assumed)
+    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, used, assumed)
 
 
 def _vectors(node: MatrixVector, graph: Graph) -> int:
@@ -151,7 +161,7 @@ def plan_parameters(parameters: float, technology: str) -> Plan | GlassPlan:
     rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
     tiles = -(-int(parameters) // (rows * columns))
     assumed = "each weight is used once"
-    return _plan(loaded, int(parameters), tiles, 2 * int(parameters), {(rows, columns): tiles}, None, assumed)
+    return _plan(loaded, int(parameters), tiles, 2 * int(parameters), {(rows, columns): tiles}, (), assumed)
 
 
 def _plan(
@@ -160,10 +170,11 @@ def _plan(
     tiles: int,
     devices: int,
     products: Mapping[tuple[int, int], int],
-    latency: float | None,
+    used: tuple[Layer, ...],
     assumed: str,
 ) -> Plan | GlassPlan:
     """``products``: matrix-vector products per inference, by rows and columns of the tile's block."""
+    latency = sum(layer.latency_s for layer in used) if used else None
     inputs = f"inputs have a root mean square of {INPUT:g} of full scale"
     if isinstance(technology, GlassTechnology):
         primitive, provision = DiffractiveVolume.of(technology), Provision.standard(technology)
@@ -181,6 +192,7 @@ def _plan(
             volume_mm3=voxels * primitive.layer * primitive.voxel**2 * 1e9,
             energy_j=sum(spent),
             latency_s=latency,
+            layers=used,
             photons_by_width=glass_budget.photons_by_width(technology, provision.output_bits, 1 / INPUT),
             assumed=(assumed, inputs, "no block needs a larger volume than usual", "least light: random weights"),
         )
@@ -197,6 +209,7 @@ def _plan(
         periphery_mm2=tiles * tile_area(technology, Provision.standard(technology))[1] * 1e6,
         energy_j=sum(count * _product_energy(technology, *size) for size, count in products.items()),
         latency_s=latency,
+        layers=used,
         assumed=(
             assumed,
             inputs,

@@ -129,6 +129,18 @@ class Energy(Joules):
     read_time_s: float
 
 
+class Layer(Part):
+    """How often the tiles of a contraction are used in an inference: ``uses``, once for each window or token.
+
+    ``read_s``: of one use; ``latency_s``: of all of them, one after another.
+    """
+
+    node: str
+    uses: int
+    read_s: float
+    latency_s: float
+
+
 class OpticalJoules(Part):
     """What takes energy in glass, in an inference: light as drawn from the wall, and what stands around the block."""
 

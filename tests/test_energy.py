@@ -28,7 +28,7 @@ from pfmc.layout.layout import Layout
 from pfmc.netlist.netlist import Provision
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
-from pfmc.report.terminal import metric
+from pfmc.report.terminal import layer_facts, metric
 from pfmc.sections import TileEnergy
 from pfmc.technology.schema import Technology
 
@@ -200,8 +200,36 @@ def test_a_convolution_is_read_once_per_window(bundle: Bundle) -> None:
     assert all(load.average_a < min(load.full_scale_a, load.limit_a) for load in again.wire_loads)
 
 
+def test_each_layer_says_how_often_it_is_used_and_which_is_slowest(bundle: Bundle) -> None:
+    """8 x 8 windows, two layers of 4 x 4, and one of the whole image: uses times the time of one make the latency."""
+    manifest = read_manifest(bundle.path)
+    layers = {layer.node: layer for layer in manifest.layers}
+    assert {node: layer.uses for node, layer in layers.items()} == {
+        "conv/Conv": 64,
+        "depthwise/Conv": 16,
+        "pointwise/Conv": 16,
+        "output/Gemm": 1,
+    }
+    for layer in layers.values():
+        assert layer.read_s == pytest.approx(read_time(manifest.technology, 10))
+        assert layer.latency_s == pytest.approx(layer.uses * layer.read_s)
+    assert manifest.energy.latency_s == pytest.approx(sum(layer.latency_s for layer in layers.values()))
+    facts = layer_facts(manifest.layers)
+    assert facts[0] == ("  slowest layers", "55.1 µs, 66%: 64 uses × 861 ns of conv/Conv")
+    assert len(facts) == 4
+    many = [*manifest.layers] * 3
+    assert layer_facts(many)[-1] == ("", "16.4 µs, 7%: 4 more")  # 19 uses of 291
+    assert layer_facts([layers["output/Gemm"]]) == []  # nothing is used again
+    page = html.unescape(bundle.report().read_text())
+    (row,) = [line for line in page.splitlines() if line.startswith("<tr class=slowest>")]
+    assert "conv/Conv" in row
+    assert '<td class="number">64</td><td class="number">861 ns</td><td class="number">55.1 µs</td>' in row
+
+
 def test_a_plan_foresees_the_compile(bundle: Bundle) -> None:
     foreseen, made = plan(SAMPLES / "digits_cnn" / "model.onnx"), bundle.manifest
+    for one, other in zip(foreseen.to_json()["layers"], made.layers, strict=True):
+        assert one == pytest.approx(other.model_dump())
     assert foreseen.latency_s == pytest.approx(made.energy.latency_s)
     assert foreseen.periphery_mm2 == pytest.approx(made.area.periphery_mm2)
     assert foreseen.energy_j == pytest.approx(made.energy.per_inference_j, rel=0.5)

@@ -17,7 +17,7 @@ from pfmc.report import crossbar_pages, glass_pages
 from pfmc.report.attention import attention_pictures
 from pfmc.report.pictures import Picture, energy_picture
 from pfmc.report.terminal import manifest_facts, metric
-from pfmc.sections import TileEnergy, VolumeDetails
+from pfmc.sections import Layer, TileEnergy, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
 
 CONTRACTIONS_SHOWN: Final = 30  # in the picture of energies
@@ -57,7 +57,7 @@ def write_report(folder: Path, path: Path, verification: Verification) -> None:
         verification=verification,
         facts=manifest_facts(manifest),
         pictures=pictures,
-        layers=_layers(tiles),
+        layers=_layers(tiles, manifest.layers),
         attentions=attention_pictures(manifest, tiles),
         energies=[(KINDS[part], metric(getattr(manifest.energy, part), "J")) for part in manifest.energy.parts()],
         energy_picture=picture,
@@ -83,10 +83,12 @@ def _energy_picture(tiles: Sequence[TileEnergy | VolumeDetails]) -> Picture:
     return Picture.of(caption, energy_picture({node: parts for node, parts in joules.items() if node in most}))
 
 
-def _layers(tiles: list[TileRecord]) -> list[dict[str, Any]]:
+def _layers(tiles: list[TileRecord], layers: Sequence[Layer]) -> list[dict[str, Any]]:
     rows = []
+    times = {layer.node: layer for layer in layers}
+    total, longest = sum(layer.latency_s for layer in layers), max((layer.latency_s for layer in layers), default=0.0)
     for node, group in groupby(tiles, key=lambda tile: tile.node):
-        members = list(group)
+        members, time = list(group), times[node]
         scales = sorted({tile.scale_siemens * 1e6 for tile in members})
         rows.append(
             {
@@ -95,6 +97,11 @@ def _layers(tiles: list[TileRecord]) -> list[dict[str, Any]]:
                 "columns": max(tile.column_stop for tile in members),
                 "tiles": len(members),
                 "scale": f"{scales[0]:.3g}" if len(scales) == 1 else f"{scales[0]:.3g} to {scales[-1]:.3g}",
+                "uses": f"{time.uses:,}",
+                "read": metric(time.read_s, "s"),
+                "latency": metric(time.latency_s, "s"),
+                "share": f"{time.latency_s / total:.0%}" if total else "–",
+                "slowest": time.latency_s == longest,
             }
         )
     return rows

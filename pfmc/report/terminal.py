@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +14,9 @@ from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
 from pfmc.planning import GlassPlan, Plan
-from pfmc.sections import Glass, OpticalEnergy, Share
+from pfmc.sections import Glass, Layer, OpticalEnergy, Share
 
+LAYERS_SHOWN: Final = 8  # by what they take of an inference
 PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
 
 
@@ -43,6 +44,7 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tiles", f"{manifest.tiles:,} of {_tile_size(manifest)} weights"),
         *(_chip_facts(manifest) if manifest.glass is None else _glass_facts(manifest, manifest.glass)),
         ("an inference", f"{metric(energy.per_inference_j, 'J')}, {metric(energy.latency_s, 's')}"),
+        *layer_facts(manifest.layers),
         ("a MAC", metric(energy.per_mac_j, "J")),
         *(
             ("tiles shared", f"those of {printable(n)} with {_names(some)}")
@@ -50,6 +52,28 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
+
+
+def layer_facts(layers: Sequence[Layer]) -> list[tuple[str, str]]:
+    """Which contractions take the time, the slowest first; nothing where each is used once."""
+    if all(layer.uses <= 1 for layer in layers):
+        return []
+    slowest = sorted(layers, key=lambda layer: layer.latency_s, reverse=True)
+    shown, others = slowest[:LAYERS_SHOWN], slowest[LAYERS_SHOWN:]
+    total = sum(layer.latency_s for layer in layers)
+    texts = [
+        f"{metric(layer.latency_s, 's')}, {layer.latency_s / total:.0%}: {used(layer)} of {printable(layer.node)}"
+        for layer in shown
+    ]
+    if others:
+        rest = sum(layer.latency_s for layer in others)
+        texts.append(f"{metric(rest, 's')}, {rest / total:.0%}: {len(others)} more")
+    return [("" if i else "  slowest layers", text) for i, text in enumerate(texts)]
+
+
+def used(layer: Layer) -> str:
+    """How often a contraction's tiles are used, and for how long."""
+    return f"{layer.uses:,} use{'' if layer.uses == 1 else 's'} × {metric(layer.read_s, 's')}"
 
 
 def _names(names: Iterable[str]) -> str:
@@ -203,6 +227,7 @@ def show_plan(plan: Plan | GlassPlan) -> None:
             ("tiles", f"{plan.tiles:,}"),
             *size,
             ("an inference", f"about {metric(plan.energy_j, 'J')}{time}"),
+            *layer_facts(plan.layers),
             ("assumed for that", "; ".join(plan.assumed)),
             *files,
         ]
