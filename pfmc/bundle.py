@@ -181,6 +181,20 @@ def new_bundle(folder: Path) -> Iterator[Path]:
 
 def _umask() -> int:
     mask = os.umask(0)
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Where to write what becomes ``path`` when all went well and vanishes when not, with what was written beside it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix=".pfmc-", dir=path.parent) as work:
+        partial = Path(work) / path.name
+        yield partial
+        for made in sorted(Path(work).iterdir(), key=lambda made: made == partial):  # itself last: then all is there
+            made.replace(path.parent / made.name)
+
+
     os.umask(mask)
     return mask
 

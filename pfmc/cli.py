@@ -19,6 +19,7 @@ from pfmc._version import __version__
 from pfmc.bench import Requirement
 from pfmc.demo import run_demo
 from pfmc.driver import (
+    FORMATS,
     CompileOptions,
     compile_model,
     export_bundle,
@@ -259,7 +260,8 @@ def backends() -> None:
 @app.command()
 def formats() -> None:
     """List what pfmc export can write."""
-    show_rows([(name, text) for backend in registry.backends() for name, text in sorted(backend.formats.items())])
+    of_backends = [item for backend in registry.backends() for item in sorted(backend.formats.items())]
+    show_rows([*FORMATS.items(), *of_backends])
 
 
 def _settings(texts: list[str]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,6 +22,7 @@ from pfmc.bundle import (
     Manifest,
     file_entry,
     new_bundle,
+    new_file,
     read_manifest,
     read_tiles,
     write_manifest,
@@ -48,6 +49,8 @@ from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
 from pfmc.technology.schema import Technology
 from pfmc.uses import vectors_per_inference
+
+FORMATS: Final = {"onnx": "the as-fabricated model, rebuilt from the files as they are: for any ONNX Runtime"}
 
 
 @dataclass(frozen=True)
@@ -352,7 +355,7 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
 def export_bundle(
     folder: Path, format: str, path: Path, *, tile: str | None = None, devices: Path | None = None
 ) -> None:
-    """Write one of the formats of the bundle's backend, or "onnx": the as-fabricated model.
+    """Write one of the formats of the bundle's backend, or of ``FORMATS``.
 
     Raises:
         PfmcError: unknown format or tile, or files that cannot be understood.
@@ -360,13 +363,32 @@ def export_bundle(
     manifest = read_manifest(folder)
     backend = load_backend(manifest.backend)
     records = read_tiles(manifest.path_of(folder, "tiles"))
-    if format not in backend.formats:
-        raise UsageError("no such format", format, f"formats of {backend.name}: {', '.join(sorted(backend.formats))}")
+    if format not in (formats := FORMATS | dict(backend.formats)):
+        raise UsageError("no such format", format, f"formats of {backend.name}: {', '.join(sorted(formats))}")
     if tile is not None and tile not in {record.name for record in records}:
         raise UsageError("no such tile in the bundle", tile, f"tiles: {records[0].name} to {records[-1].name}")
     if not path.parent.is_dir():
         raise UsageError("no such folder", str(path.parent), "make it first")
     try:
-        backend.export(folder, manifest.technology, records, format, path, tile=tile, devices=devices)
+        if format == "onnx":
+            _export_model(folder, manifest, path, tile or devices)
+        else:
+            backend.export(folder, manifest.technology, records, format, path, tile=tile, devices=devices)
     except OSError as e:
         raise ArtifactError(f"writing failed: {e.strerror or e}", str(path)) from None
+
+
+def _export_model(folder: Path, manifest: Manifest, path: Path, part: object) -> None:
+    """What the files compute as they are now; ``part``: of what only that is wanted, which a model cannot be of."""
+    if part is not None:
+        raise UsageError("the as-fabricated model is of the whole bundle", str(part), "leave it out")
+    rebuilt = rebuild(
+        folder,
+        load_backend(manifest.backend),
+        manifest.technology,
+        lambda _done: None,
+        tiles=manifest.path_of(folder, "tiles"),
+        host=manifest.path_of(folder, "host"),
+    )
+    with new_file(path) as partial:
+        save_model(rebuilt.model, partial)

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 import pfmc
 from pfmc.bundle import file_entry, write_manifest
+from pfmc.check import lift
 from pfmc.errors import ArtifactError
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -123,6 +124,22 @@ def test_the_as_fabricated_model_runs_without_pfmc(bundles: dict[str, pfmc.Bundl
     printed = subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     accuracy = bundle.verify(SAMPLES / "digits_mlp" / "test.npz").accuracy
     assert float(printed) == pytest.approx(accuracy["fabricated"])
+
+
+def test_the_as_fabricated_model_is_exported_with_the_data_beside_it(
+    bundles: dict[str, pfmc.Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read from the masks again; a large one's data are named after the file that is asked for."""
+    bundle = bundles["digits_mlp"]
+    bundle.export(tmp_path / "small.onnx", "onnx")
+    assert (tmp_path / "small.onnx").read_bytes() == (bundle.path / "as_fabricated.onnx").read_bytes()
+    monkeypatch.setattr(lift, "EMBEDDED_BYTES", 1)
+    bundle.export(tmp_path / "large.onnx", "onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data", "small.onnx"]
+    assert (tmp_path / "large.onnx").stat().st_size < 0.5 * (tmp_path / "small.onnx").stat().st_size
+    large, small = (onnx.load(tmp_path / f"{size}.onnx").graph.initializer for size in ("large", "small"))
+    for found, expected in zip(large, small, strict=True):
+        np.testing.assert_array_equal(numpy_helper.to_array(found), numpy_helper.to_array(expected))
 
 
 def test_the_table_of_devices_draws_the_same_masks(bundles: dict[str, pfmc.Bundle], tmp_path: Path) -> None:

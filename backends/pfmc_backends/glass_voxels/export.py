@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pfmc.bundle import TileRecord
-from pfmc.errors import ArtifactError, UsageError
+from pfmc.bundle import TileRecord, new_file
+from pfmc.errors import UsageError
 from pfmc.technology.glass import GlassTechnology
 from pfmc_backends.glass_voxels import store
 from pfmc_backends.glass_voxels.gwl import write_gwl
 from pfmc_backends.glass_voxels.meep import write_meep
 from pfmc_backends.glass_voxels.pgm import write_pgm
-from pfmc_backends.glass_voxels.read import open_volume
+from pfmc_backends.glass_voxels.read import declared_shapes, open_volume
 from pfmc_backends.glass_voxels.stl import write_stl
 from pfmc_backends.glass_voxels.tiff import write_tiff
+from pfmc_backends.glass_voxels.volume import WrittenVolume
 from pfmc_backends.glass_voxels.vti import write_vti
 
-MODEL: Final = "as_fabricated.onnx"
 FORMATS: Final = {
-    "onnx": "the as-fabricated model, for any ONNX Runtime",
     "ome-zarr": "one volume as OME-Zarr 0.5, for napari",
     "tiff": "one volume as a 16-bit TIFF stack, for Fiji",
     "vti": "one volume as VTK image data, for ParaView",
@@ -41,22 +39,23 @@ def export(
     *,
     tile: str | None = None,
 ) -> None:
-    """Write ``path``; of the volume ``tile``, or of the only one.
+    """Write ``path`` whole or not at all; of the volume ``tile``, or of the only one.
 
     Raises:
-        UsageError: if it is not said which volume, or the format cannot hold it.
+        UsageError: if it is not said which volume, the format cannot hold it, or ``path`` is a folder already.
         ArtifactError: if a file is missing or cannot be understood.
+        OSError: if ``path`` cannot be written.
     """
-    if format == "onnx":
-        if not (folder / MODEL).is_file():
-            raise ArtifactError("the bundle has no as-fabricated model", str(folder / MODEL), "compile the model again")
-        shutil.copyfile(folder / MODEL, path)
-        return
     if tile is None and len(tiles) > 1:
         raise UsageError("it holds one volume", f"format {format}", f"say which: --tile {tiles[0].name}")
-    volume = open_volume(folder, technology, tile or tiles[0].name)
-    if path.exists():
-        raise UsageError("it is there already", str(path), "name another, or remove it")
+    if path.is_dir():
+        raise UsageError("it is a folder already", str(path), "name another, or remove it")
+    volume = open_volume(folder, tile or tiles[0].name, declared_shapes(folder, technology))
+    with new_file(path) as partial:
+        _write(volume, technology, format, partial)
+
+
+def _write(volume: WrittenVolume, technology: GlassTechnology, format: str, path: Path) -> None:
     writing = technology.writing
     focus = {
         "scan_pitch": writing.scan_pitch.si,

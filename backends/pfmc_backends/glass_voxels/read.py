@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pfmc.backend import Progress, VolumeAsBuilt
-from pfmc.bundle import TileRecord
+from pfmc.bundle import TileRecord, read_details
+from pfmc.errors import ArtifactError
+from pfmc.sections import VolumeDetails
 from pfmc.technology.glass import GlassTechnology
 from pfmc_backends.glass_voxels import store
 from pfmc_backends.glass_voxels.emit import path_of
@@ -23,8 +25,9 @@ def read(
     Raises:
         ArtifactError: if a file is missing or cannot be understood.
     """
+    shapes = declared_shapes(folder, technology)
     for tile in tiles:
-        volume = open_volume(folder, technology, tile.name)
+        volume = open_volume(folder, tile.name, shapes)
         yield VolumeAsBuilt(
             name=tile.name,
             index_change=volume.index_change[volume.levels],
@@ -34,14 +37,30 @@ def read(
         progress(1)
 
 
-def open_volume(folder: Path, technology: GlassTechnology, tile: str) -> WrittenVolume:
-    """The volume of a tile, no larger than the technology allows.
+def declared_shapes(folder: Path, technology: GlassTechnology) -> dict[str, store.Shape]:
+    """Layers, rows and columns of every tile's volume, as the bundle's table of tiles says.
 
     Raises:
-        ArtifactError: if a file is missing or cannot be understood.
+        ArtifactError: if there is no such table, or a volume is larger than the technology allows.
     """
-    most, layers = int(technology.tile.voxels_max.value), int(technology.tile.layers_max.value)
-    return store.read(path_of(folder, tile), (layers, most, most))
+    path = folder / "tiles.parquet"
+    layers, most = int(technology.tile.layers_max.value), int(technology.tile.voxels_max.value)
+    shapes: dict[str, store.Shape] = {}
+    for row in read_details(path, VolumeDetails):
+        if not (0 < row.layers <= layers and 0 < row.voxels <= most):
+            what = f"{row.layers} layers of {row.voxels} voxels are more than {layers} of {most}, the technology's"
+            raise ArtifactError(what, f"{path}, tile {row.name}")
+        shapes[row.name] = (row.layers, row.voxels, row.voxels)
+    return shapes
+
+
+def open_volume(folder: Path, tile: str, shapes: Mapping[str, store.Shape]) -> WrittenVolume:
+    """The volume of a tile, if it has the shape that is declared.
+
+    Raises:
+        ArtifactError: if a file is missing, cannot be understood or holds another shape.
+    """
+    return store.read(path_of(folder, tile), shapes[tile])
 
 
 def _complaints(volume: WrittenVolume, technology: GlassTechnology, tile: str) -> Iterator[str]:

@@ -84,14 +84,14 @@ def write(volume: WrittenVolume, folder: Path) -> None:
     array[...] = volume.levels
 
 
-def read(folder: Path, largest: Shape) -> WrittenVolume:
+def read(folder: Path, shape: Shape) -> WrittenVolume:
     """Read what ``write`` wrote.
 
     Args:
-        largest: most layers, rows and columns that the volume may have.
+        shape: layers, rows and columns that the volume must have.
 
     Raises:
-        ArtifactError: if a file is missing, damaged, or not what ``write`` writes.
+        ArtifactError: if a file is missing, damaged, not what ``write`` writes, or of another shape.
     """
     path = folder / "zarr.json"
     attributes = _metadata(path).get("attributes")
@@ -100,7 +100,7 @@ def read(folder: Path, largest: Shape) -> WrittenVolume:
     table = _table(attributes.get("pfmc"), path)
     if attributes["ome"].get("multiscales") != _ome(table)["multiscales"]:
         raise ArtifactError("axes, scale or name under ome differ from those under pfmc", str(path))
-    levels = _levels(folder / "0", largest)
+    levels = _levels(folder / "0", shape)
     if levels.max() >= len(table.power_w):
         raise ArtifactError(f"level {levels.max()} is beyond the table of {len(table.power_w)}", str(folder / "0"))
     return WrittenVolume(
@@ -171,15 +171,11 @@ def _table(content: Any, path: Path) -> Table:
     return table
 
 
-def _levels(folder: Path, largest: Shape) -> UInt8[np.ndarray, "layers rows columns"]:
+def _levels(folder: Path, shape: Shape) -> UInt8[np.ndarray, "layers rows columns"]:
     path = folder / "zarr.json"
     content = _metadata(path)
-    sizes = content.get("shape")
-    if not isinstance(sizes, list) or len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes):
-        raise ArtifactError("the shape is not that of a volume", str(path))
-    if any(n > most for n, most in zip(sizes, largest, strict=True)):
-        raise ArtifactError(f"the shape {sizes} is larger than {list(largest)}", str(path))
-    shape = _as_shape(sizes)
+    if content.get("shape") != list(shape):
+        raise ArtifactError(f"the shape is {printable(str(content.get('shape')), 60)}, not {list(shape)}", str(path))
     for key, value in _encoding(shape).items():
         if content.get(key) != value:
             raise ArtifactError(f"{key} is not as pfmc writes it", str(path))
