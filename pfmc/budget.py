@@ -16,7 +16,7 @@ from pfmc.physics import energy
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
 from pfmc.sections import Area, Energy, Layer, TileEnergy, WireLoad
 from pfmc.technology.schema import Technology
-from pfmc.uses import layers
+from pfmc.uses import layers, macs_on_tiles
 
 
 def read_time(technology: Technology, output_bits: int) -> float:
@@ -157,8 +157,7 @@ class Metered:
 
     def sections(self, volts: Mapping[str, float]) -> dict[str, Any]:
         """The manifest's sections."""
-        nodes = [node for node, _ in self.layout.netlist.by_node()]
-        macs = sum(self.vectors[node.name] * part.weight.size for node in nodes for part in node.members)
+        macs = macs_on_tiles(self.layout.netlist, self.vectors)
         full = self.layout.technology.converters.input_voltage.si
         heaviest: dict[str, WireLoad] = {}
         for name, noted in self.noted.items():

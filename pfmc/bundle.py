@@ -33,6 +33,7 @@ from pfmc.sections import (
     OpticalEnergy,
     Part,
     PassEntry,
+    SavingEntry,
     Share,
     Sizing,
     WireLoad,
@@ -72,6 +73,7 @@ class Manifest(Part):
     personalisation_masks: tuple[str, ...]
     shared_tiles: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     attentions: tuple[AttentionEntry, ...] = ()
+    savings: tuple[SavingEntry, ...] = ()
     on_host: dict[str, str]
     files: tuple[FileEntry, ...]
 

@@ -43,7 +43,7 @@ from pfmc.netlist.netlist import Netlist
 from pfmc.observer import Observer
 from pfmc.passmanager import Context, Pass, render, run_passes, run_pipeline, with_options
 from pfmc.registry import backend_for, load_backend, load_pass
-from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, Share
+from pfmc.sections import AttentionEntry, Calibration, ModelEntry, PassEntry, SavingEntry, Share
 from pfmc.tailoring import tailored
 from pfmc.technology.kinds import AnyTechnology, crossbars
 from pfmc.technology.loader import load as load_technology
@@ -336,9 +336,9 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
     """The manifest's entries that follow from the layout."""
     technology = layout.technology
     nodes = [node for node, _ in layout.netlist.by_node()]
-    weights = {part.weight.name: part.weight.size for node in nodes for part in node.members}
+    weights = {origin.weight.name: origin.weight.size for node in nodes for origin in node.origins}
     users = layout.netlist.users().items()
-    mapped = [part.name for _, some in users for user in some for part in user.members]
+    mapped = {origin.name for _, some in users for user in some for origin in user.origins}
     macs = sum(counts.macs_by_node.get(name, 0) for name in mapped)
     return {
         "technology": technology,
@@ -348,6 +348,7 @@ def _sizes(layout: AnyLayout, counts: Counts) -> dict[str, Any]:
         "parameters": Share(total=counts.parameters, mapped=sum(weights.values())),
         "macs": Share(total=counts.macs, mapped=macs),
         "attentions": tuple(AttentionEntry.of(attention) for attention in layout.netlist.graph.attentions),
+        "savings": tuple(SavingEntry.of(saving) for saving in layout.netlist.savings),
         "shared_tiles": {name: tuple(user.name for user in some[1:]) for name, some in users if len(some) > 1},
     }
 

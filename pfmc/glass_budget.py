@@ -15,7 +15,7 @@ from pfmc.physics.homodyne import amplitude_noise, passive_gain, photon_energy, 
 from pfmc.primitives.volume import Performance
 from pfmc.sections import Glass, Layer, OpticalEnergy, OpticalJoules, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
-from pfmc.uses import layers
+from pfmc.uses import layers, macs_on_tiles
 
 
 def input_amplitude(technology: GlassTechnology) -> float:
@@ -152,9 +152,7 @@ def _energy(
     technology = layout.technology
     parts = {name: sum(getattr(tile, name) for tile in found) for name in OpticalJoules.parts()}
     total = sum(parts.values())
-    macs = max(
-        1, sum(vectors[node.name] * part.weight.size for node, _ in layout.netlist.by_node() for part in node.members)
-    )
+    macs = max(1, macs_on_tiles(layout.netlist, vectors))
     light = (parts["signal_j"] + parts["local_oscillators_j"]) * technology.optics.wall_plug_efficiency.si
     photons = technology.optics.wall_plug_efficiency.si / macs / photon_energy(technology.light.wavelength.si)
     bits = [provision_of(tile).output_bits for tile in layout.netlist.tiles]

@@ -112,7 +112,7 @@ def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
     loaded = load(technology)
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
         netlist = _netlist(import_model(model, Path(work)).graph, loaded)
-        weights = {part.weight.name: part.weight.size for node, _ in netlist.by_node() for part in node.members}
+        weights = {part.weight.name: part.weight.size for node, _ in netlist.by_node() for part in node.origins}
     positions = sum(len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
     vectors = {name: sum(_vectors(user, netlist.graph) for user in users) for name, users in netlist.users().items()}
     products: Counter[tuple[int, int]] = Counter()

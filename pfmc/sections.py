@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pfmc.ir.attention import Attention
+from pfmc.netlist.netlist import Saving
 
 
 class Part(BaseModel):
@@ -83,6 +84,23 @@ class AttentionEntry(Part):
             flags=attention.flags,
             projections=attention.projections,
         )
+
+
+class SavingEntry(Part):
+    """What is not drawn because contractions were made smaller than the model has them; ``nodes``: as in the tiles.
+
+    ``devices`` and ``tiles`` are before copies; parameters and multiply-accumulates are counted on the model itself.
+    """
+
+    nodes: tuple[str, ...]
+    how: tuple[str, ...]
+    devices: int
+    tiles: int
+
+    @classmethod
+    def of(cls, saving: Saving) -> SavingEntry:
+        """The entry of one of a Netlist's."""
+        return cls(nodes=saving.nodes, how=saving.how, devices=saving.devices, tiles=saving.tiles)
 
 
 class ChipSize(Part):

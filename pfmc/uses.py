@@ -15,9 +15,21 @@ def vectors_per_inference(netlist: Netlist, macs: Mapping[str, int]) -> dict[str
         macs: multiply-accumulates per sample, by contraction.
     """
     return {
-        name: sum(macs.get(user.members[0].name, 0) // user.weight.size for user in users)
+        name: sum(macs.get(user.origins[0].name, 0) // user.origins[0].weight.size for user in users)
         for name, users in netlist.users().items()
     }
+
+
+def macs_on_tiles(netlist: Netlist, vectors: Mapping[str, int]) -> int:
+    """Multiply-accumulates per inference that the tiles stand for, as the model has them: of each matrix once.
+
+    Args:
+        vectors: matrix-vector products per inference, by contraction.
+    """
+    macs = {
+        origin.name: vectors[node.name] * origin.weight.size for node, _ in netlist.by_node() for origin in node.origins
+    }
+    return sum(macs.values())
 
 
 def layers(vectors: Mapping[str, int], read_s: Mapping[str, float]) -> tuple[Layer, ...]:

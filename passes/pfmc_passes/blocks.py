@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pfmc.ir.beside import AnyMatrix, spans
 
@@ -20,3 +20,9 @@ def blocks(matrix: AnyMatrix, rows: int, columns: int) -> Iterator[Block]:
                 block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop))
                 if matrix.block(*block).any():
                     yield block
+
+
+def cost(some: Iterable[Block]) -> tuple[int, int]:
+    """How many tiles blocks take, and how many weights."""
+    sizes = [len(rows) * len(columns) for rows, columns in some]
+    return len(sizes), sum(sizes)

@@ -16,6 +16,7 @@ from pfmc.ir.derived import Dense, Picked
 from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.ir.weights import PART, Matrix
 from pfmc.passmanager import Context, Pass
+from pfmc_passes.blocks import blocks, cost
 
 ROUNDING: Final = 2.0**-22  # of a column's largest weight: what float32 leaves of the same column at another scale
 
@@ -26,7 +27,7 @@ class Condense(Pass[Graph, Graph]):
 
     A column that is g times another, but for float32's rounding, is that one's output times g: the larger one is drawn,
     so that its error does not grow. One that is all zero gives zero. A row that is all zero needs no input. Matrices
-    that stand side by side keep the rows that one of them needs.
+    that stand side by side keep the rows that one of them needs. Only where that saves devices and costs no tile.
     """
 
     name: ClassVar[str] = "condense"
@@ -36,7 +37,9 @@ class Condense(Pass[Graph, Graph]):
 
     def run(self, source: Graph, context: Context) -> Graph:
         """Look at each matrix once, and again at columns that could be multiples."""
-        return replace(source, nodes=tuple(map(_condensed, source.nodes)))
+        tile = context.technology.tile
+        sizes = int(tile.rows.value), int(tile.columns.value)
+        return replace(source, nodes=tuple(_condensed(node, *sizes) for node in source.nodes))
 
     def ensures(self, source: Graph, result: Graph) -> None:
         """Every contraction makes as many outputs as before."""
@@ -45,7 +48,7 @@ class Condense(Pass[Graph, Graph]):
                 raise PassError("its inputs or outputs are others", f"node {before.name}", f"pass {self.name}")
 
 
-def _condensed(node: Node) -> Node:
+def _condensed(node: Node, height: int, width: int) -> Node:
     if not isinstance(node, MatrixVector) or node.arranged is not None:
         return node
     parts = [part for part in parts_of(node.matrix) if not isinstance(part, Picked)]
@@ -55,13 +58,17 @@ def _condensed(node: Node) -> Node:
     if not len(rows) or (len(rows), sum(map(len, kept))) == (node.matrix.rows, node.matrix.columns):
         return node  # all zero, or nothing to leave out
     picked = tuple(Picked(part, rows, columns) for part, columns in zip(parts, kept, strict=True))
+    matrix = Beside(picked) if isinstance(node.matrix, Beside) else picked[0]
+    before, after = (cost(blocks(each, height, width)) for each in (node.matrix, matrix))
+    if after[0] > before[0] or after[1] >= before[1]:
+        return node  # its blocks on a diagonal do not end where tiles do any more
     starts = np.cumsum([0, *map(len, kept[:-1])])
     places = np.concatenate([start + each.places for start, each in zip(starts, found, strict=True)])
     gains = np.concatenate([each.gains for each in found])
     arranged = Arrangement(node.matrix.rows, rows, np.where(gains == 0, 0, places), gains)
     return replace(
         node,
-        matrix=Beside(picked) if isinstance(node.matrix, Beside) else picked[0],
+        matrix=matrix,
         arranged=arranged,
         made_of=node.made_of if node.parts or node.made_of else (node,),
         notes=(*node.notes, *_notes(arranged, [each.source for each in found])),

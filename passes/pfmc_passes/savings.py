@@ -8,7 +8,7 @@ import networkx as nx
 
 from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Saving, Tile
-from pfmc_passes.blocks import Block, blocks
+from pfmc_passes.blocks import Block, blocks, cost
 
 
 def savings(nodes: Sequence[MatrixVector], tiles: Iterable[Tile], rows: int, columns: int) -> tuple[Saving, ...]:
@@ -35,8 +35,5 @@ def _saving(together: Sequence[MatrixVector], drawn: Sequence[Block], rows: int,
     needed = [block for origin in origins.values() for block in blocks(origin.matrix, rows, columns)]
     how = dict.fromkeys(note for node in together for note in node.notes)
     names = tuple(node.name for node in together)
-    return Saving(names, tuple(how), 2 * (_weights(needed) - _weights(drawn)), len(needed) - len(drawn))
-
-
-def _weights(some: Iterable[Block]) -> int:
-    return sum(len(rows) * len(columns) for rows, columns in some)
+    (tiles, weights), (tiles_left, weights_left) = cost(needed), cost(drawn)
+    return Saving(names, tuple(how), 2 * (weights - weights_left), tiles - tiles_left)

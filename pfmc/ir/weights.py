@@ -245,11 +245,10 @@ class Matrix:
         self, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
     ) -> Float[np.ndarray, "rows columns"]:
         rows_per_group, columns_per_group = self.rows // self.groups, self.columns // self.groups
+        offset = row[:, None] - column // columns_per_group * rows_per_group  # in the group that the column belongs to
+        inside = (offset >= 0) & (offset < rows_per_group)
         part = np.zeros((len(row), len(column)))
-        for group in np.unique(column // columns_per_group):
-            inside, beside = row // rows_per_group == group, column // columns_per_group == group
-            index = column[beside, None] * rows_per_group + row[inside] - group * rows_per_group
-            part[np.ix_(inside, beside)] = self.weight.take(index).T
+        part[inside] = self.weight.take((column * rows_per_group + offset)[inside])
         return part
 
     def __str__(self) -> str:

@@ -14,9 +14,10 @@ from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
 from pfmc.errors import printable
 from pfmc.planning import GlassPlan, Plan
-from pfmc.sections import Glass, Layer, OpticalEnergy, Share
+from pfmc.sections import Glass, Layer, OpticalEnergy, SavingEntry, Share
 
 LAYERS_SHOWN: Final = 8  # by what they take of an inference
+SAVINGS_SHOWN: Final = 8
 PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
 
 
@@ -50,8 +51,23 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
             ("tiles shared", f"those of {printable(n)} with {_names(some)}")
             for n, some in manifest.shared_tiles.items()
         ),
+        *saving_facts(manifest.savings),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
+
+
+def saving_facts(savings: Sequence[SavingEntry]) -> list[tuple[str, str]]:
+    """What was made smaller than the model has it, the most devices first."""
+    largest = sorted(savings, key=lambda saving: saving.devices, reverse=True)
+    shown, others = largest[:SAVINGS_SHOWN], largest[SAVINGS_SHOWN:]
+    texts = [f"{_saved(s.devices, s.tiles)}: {_names(s.nodes)}, {'; '.join(s.how)}" for s in shown]
+    if others:
+        texts.append(f"{_saved(sum(s.devices for s in others), sum(s.tiles for s in others))}: {len(others)} more")
+    return [("" if i else "saved", text) for i, text in enumerate(texts)]
+
+
+def _saved(devices: int, tiles: int) -> str:
+    return f"{devices:,} devices, {tiles:,} tile{'' if tiles == 1 else 's'}"
 
 
 def layer_facts(layers: Sequence[Layer]) -> list[tuple[str, str]]:

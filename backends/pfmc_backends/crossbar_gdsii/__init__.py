@@ -26,7 +26,9 @@ class CrossbarGdsii:
     pipeline: tuple[str, ...] = (
         "normalise",
         "fold",
+        "collapse",
         "merge",
+        "condense",
         "tile",
         "equalise",
         "scale",

@@ -24,7 +24,18 @@ class GlassVoxels:
     target: str = "glass"
     summary: str = "OME-Zarr volumes of refractive index, to be written into glass"
     default_technology: str = "fused-silica"
-    pipeline: tuple[str, ...] = ("normalise", "fold", "merge", "tile", "construct", "calibrate", "provide", "stack")
+    pipeline: tuple[str, ...] = (
+        "normalise",
+        "fold",
+        "collapse",
+        "merge",
+        "condense",
+        "tile",
+        "construct",
+        "calibrate",
+        "provide",
+        "stack",
+    )
     formats: Mapping[str, str] = export.FORMATS
 
     def emit(self, layout: GlassLayout, folder: Path, progress: Progress) -> Emission:
