@@ -77,7 +77,7 @@ class Bundle:
             accept_modified: let files pass that were changed after the compile.
             ideal_converters: leave the converters' rounding and clipping out.
             ideal_wires: leave the resistance of the wires out.
-            drc: check the masks against the technology's design rules too.
+            drc: check the files against the technology's design rules, or the writer's limits, too.
             lvs: compare the masks' connections with what they should be too.
             monte_carlo: how many chips to make, each with its own errors, drawn from ``seed``.
             trim: trim each of those by its own measurement.

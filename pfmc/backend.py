@@ -76,11 +76,18 @@ AsBuilt = TileAsBuilt | VolumeAsBuilt
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is violated: the middle of it in um on the chip, and the tile's name, empty for none."""
+    """Where a rule is violated: the middle of it in um on the chip, and the tile's name, empty for none.
+
+    Attributes:
+        layer: of voxels, counted from where the light comes in; None where that says nothing.
+        found: what was measured there and what it should be, where the rule's name does not say it.
+    """
 
     x: float
     y: float
     tile: str
+    layer: int | None = None
+    found: str = ""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,9 @@ def verify(
         bool, typer.Option("--ideal-converters", help="Leave the converters' rounding and clipping out.")
     ] = False,
     ideal_wires: Annotated[bool, typer.Option("--ideal-wires", help="Leave the resistance of the wires out.")] = False,
-    drc: Annotated[bool, typer.Option("--drc", help="Check the foundry's design rules too.")] = False,
+    drc: Annotated[
+        bool, typer.Option("--drc", help="Check the foundry's design rules, or the glass writer's limits, too.")
+    ] = False,
     lvs: Annotated[bool, typer.Option("--lvs", help="Compare connections with what they should be too.")] = False,
     monte_carlo: Annotated[
         int | None, typer.Option(help="Make so many chips, each with its own errors.", metavar="K", min=1)

@@ -9,6 +9,7 @@ from typing import Final
 
 import typer
 
+from pfmc.backend import Place
 from pfmc.bundle import Manifest
 from pfmc.check.monte_carlo import MonteCarlo, Statistics
 from pfmc.check.verify import Verification
@@ -180,7 +181,7 @@ def show_verification(verification: Verification) -> None:
         rows.append(("design rules", f"{checked}, {'clean' if verification.drc.clean else 'VIOLATED'}"))
         for rule in verification.drc.violated[:20]:
             first = rule.places[0] if rule.places else None
-            where = f", first at {first.x:.3f},{first.y:.3f} um {first.tile}" if first else ""
+            where = f", first {place_text(first)}" if first else ""
             rows.append((f"  {printable(rule.rule)}", f"{rule.count:,} times{where}"))
         for found in verification.drc.densities:
             if found.left_to_die and not found.met:
@@ -194,6 +195,13 @@ def show_verification(verification: Verification) -> None:
     rows.append(("verdict", "passed" if verification.passed else "FAILED"))
     rows[-1] = ("verdict", f"{rows[-1][1]}, tolerance {100 * verification.tolerance:g} %")
     show_rows(rows)
+
+
+def place_text(place: Place) -> str:
+    """Where a rule is violated, and how."""
+    layer = "" if place.layer is None else f", layer {place.layer}"
+    found = f": {printable(place.found)}" if place.found else ""
+    return f"at {place.x:.3f},{place.y:.3f} um {place.tile}".rstrip() + layer + found
 
 
 def monte_carlo_facts(found: MonteCarlo) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from pfmc.bundle import TileRecord
 from pfmc.errors import UsageError
 from pfmc.layout.glass import GlassLayout
 from pfmc.technology.glass import GlassTechnology
-from pfmc_backends.glass_voxels import emit, export, read
+from pfmc_backends.glass_voxels import emit, export, read, rules
 
 
 class GlassVoxels:
@@ -57,14 +57,15 @@ class GlassVoxels:
     def check_rules(
         self, folder: Path, technology: GlassTechnology, tiles: Sequence[TileRecord], progress: Progress
     ) -> RuleCheck:
-        """There is no deck for glass: a writer's limits are kept by construction and checked by the reader."""
-        raise UsageError("design rules are a matter of masks", f"technology {technology.name}", "leave --drc out")
+        """The writer's limits."""
+        return rules.check_rules(folder, technology, tiles, progress)
 
     def check_connectivity(
         self, folder: Path, technology: GlassTechnology, tiles: Sequence[TileRecord], progress: Progress
     ) -> tuple[str, ...]:
         """Nothing is connected in glass."""
-        raise UsageError("connections are a matter of masks", f"technology {technology.name}", "leave --lvs out")
+        what = "light is guided by no wires: there are no connections to compare"
+        raise UsageError(what, f"technology {technology.name}", "leave --lvs out")
 
     def export(
         self,

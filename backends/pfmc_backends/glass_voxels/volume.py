@@ -35,6 +35,11 @@ class WrittenVolume:
         """Size of a voxel along z, y and x, metres."""
         return self.layer, self.voxel, self.voxel
 
+    @property
+    def across(self) -> float:
+        """Its longer side across the light, metres."""
+        return float(max(self.levels.shape[1:]) * self.voxel)
+
     def refractive_index(self) -> Float[np.ndarray, "layers rows columns"]:
         """Of every voxel."""
         return np.asarray((self.index + self.index_change)[self.levels])
