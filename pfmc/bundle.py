@@ -181,8 +181,6 @@ def new_bundle(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Where to write what becomes ``path`` when all went well and vanishes when not, with what was written beside it.
@@ -197,6 +195,8 @@ def new_file(path: Path) -> Iterator[Path]:
             made.replace(path.parent / made.name)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
     os.umask(mask)
     return mask
 
