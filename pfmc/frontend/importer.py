@@ -90,8 +90,9 @@ def import_model(path: Path, work: Path, tables: Sequence[str] = ()) -> Imported
     gains_apart(model.graph, constants)
     scales_in_front(model.graph, constants)
     folded.write_bytes(model.SerializeToString(deterministic=True))
-    inputs = _inputs(model.graph, path)
-    graph = _graph(model, constants, rewritten, [spec.name for spec in inputs], path)
+    read = _read(model.graph)
+    graph = _graph(model, constants, rewritten, [value.name for value in read], path)
+    inputs = tuple(_spec(value, path) for value in read)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
     return ImportedModel(graph, folded, digest, (path, *external), inputs, frozenset(rewritten.helpers))
@@ -143,18 +144,18 @@ def _expanded(model: onnx.ModelProto, path: Path) -> bool:
     return any((expand_recurrent(model.graph), scans_to_loops(model.graph), modern is not model))
 
 
-def _inputs(graph: onnx.GraphProto, path: Path) -> tuple[InputSpec, ...]:
+def _read(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """What the model reads: inputs without a value of their own."""
     stored = {tensor.name for tensor in graph.initializer}
-    found = []
-    for value in graph.input:
-        if value.name not in stored:
-            tensor = value.type.tensor_type
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "no tensor"
-            if dtype not in INPUT_DTYPES:
-                raise ImportModelError(f"inputs of type {dtype} cannot be given", f"{path}: input {value.name}")
-            found.append(InputSpec(value.name, dtype, _extents(tensor)))
-    return tuple(found)
+    return [value for value in graph.input if value.name not in stored]
+
+
+def _spec(value: onnx.ValueInfoProto, path: Path) -> InputSpec:
+    tensor = value.type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "no tensor"
+    if dtype not in INPUT_DTYPES:
+        raise ImportModelError(f"inputs of type {dtype} cannot be given", f"{path}: input {value.name}")
+    return InputSpec(value.name, dtype, _extents(tensor))
 
 
 def _graph(
