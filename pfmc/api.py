@@ -64,6 +64,7 @@ class Bundle:
         lvs: bool = False,
         monte_carlo: int | None = None,
         trim: bool = False,
+        post_matrix: bool = False,
         seed: int = 0,
         observer: Observer | None = None,
     ) -> Verification:
@@ -81,6 +82,7 @@ class Bundle:
             lvs: compare the masks' connections with what they should be too.
             monte_carlo: how many chips to make, each with its own errors, drawn from ``seed``.
             trim: trim each of those by its own measurement.
+            post_matrix: in glass, by a small digital matrix behind each volume, not only a gain per output.
             workers: processes that construct tiles of glass side by side; None: one per core.
         resume: go on with what an interrupted compile into the same folder has finished.
         seed: of random inputs.
@@ -101,6 +103,7 @@ class Bundle:
             lvs=lvs,
             monte_carlo=monte_carlo,
             trim=trim,
+            post_matrix=post_matrix,
             seed=seed,
         )
         return verify_bundle(self.path, options, observer or Silent())

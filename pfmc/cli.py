@@ -158,6 +158,9 @@ def verify(
         int | None, typer.Option(help="Make so many chips, each with its own errors.", metavar="K", min=1)
     ] = None,
     trim: Annotated[bool, typer.Option("--trim", help="Trim each of those by its own measurement.")] = False,
+    post_matrix: Annotated[
+        bool, typer.Option("--post-matrix", help="Glass: trim with a small digital matrix behind each volume.")
+    ] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -173,6 +176,7 @@ def verify(
         lvs=lvs,
         monte_carlo=monte_carlo,
         trim=trim,
+        post_matrix=post_matrix,
         seed=seed,
     )
     with Watch() as watch:

@@ -36,6 +36,7 @@ class VerifyOptions:
         lvs: compare the files' connections with what they should be.
         monte_carlo: how many chips to draw from ``seed`` as they are made; None: none.
         trim: whether those are trimmed by their own measurement, on inputs as in calibration.
+        post_matrix: whether that gives each volume of glass a small digital matrix, not only each output a gain.
     """
 
     data: Path | None = None
@@ -48,6 +49,7 @@ class VerifyOptions:
     lvs: bool = False
     monte_carlo: int | None = None
     trim: bool = False
+    post_matrix: bool = False
     seed: int = 0
 
 
@@ -57,9 +59,12 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
     Raises:
         PfmcError: if the data do not fit, or the bundle cannot be understood though its files are unchanged.
     """
-    if options.trim and options.monte_carlo is None:
-        raise UsageError("only chips as they are made are trimmed", "--trim", "give --monte-carlo K too")
+    trim = "--post-matrix" if options.post_matrix else "--trim"
+    if (options.trim or options.post_matrix) and options.monte_carlo is None:
+        raise UsageError("only chips as they are made are trimmed", trim, "give --monte-carlo K too")
     manifest = read_manifest(folder)
+    if options.post_matrix and manifest.target != "glass":
+        raise UsageError("a crossbar has as many columns as rows: its matrix would be the layer", trim, "use --trim")
     observer.stage("hashing the files")
     modified = modified_files(folder, manifest)
     common: dict[str, Any] = {
@@ -125,7 +130,8 @@ def _made_chips(
         load_backend(manifest.backend).read(folder, technology, records, reading),
         values,
         seed=options.seed,
-        trim=options.trim,
+        trim=options.trim or options.post_matrix,
+        post_matrix=options.post_matrix,
         ideal_converters=options.ideal_converters,
         ideal_wires=options.ideal_wires,
     )

@@ -49,7 +49,7 @@ _FUNCTION: Final = """
     {input_converter}
     {output_exact}
     {output_converter}
-    partial = Mul (output_code, units_per_code)
+    partial = {to_units} (output_code, units_per_code)
 
     summed = Constant <value_ints: ints = @summed> ()
     rows_of_partials = Reshape (partial, summed)
@@ -121,6 +121,7 @@ def matrix_vector(opset: int, *, ideal_converters: bool, light: bool = False) ->
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
         output_exact=_LIGHT_CURRENT if light else _CURRENT,
+        to_units="Mul",
         sum_in_a_row=SUM_IN_A_ROW,
         result=_RESULT,
     )

@@ -47,6 +47,7 @@ class MadeCrossbars:
         microsiemens: what the array computes, gains of converters and read-out included.
         offset, noise: of the current at a column's converter, microamperes; noise is a root mean square.
         gain, added: of the trim, after the converters: a factor, and a number in the model's units.
+        mixing: of a trim with matrices: from each reading to each result of a tile.
     """
 
     microsiemens: Float[np.ndarray, "blocks height columns"]
@@ -54,6 +55,7 @@ class MadeCrossbars:
     noise: Float[np.ndarray, "blocks 1 columns"]
     gain: Float[np.ndarray, "blocks 1 columns"]
     added: Float[np.ndarray, "blocks 1 columns"]
+    mixing: Float[np.ndarray, "blocks columns columns"] | None = None
 
     @classmethod
     def drawn(cls, crossbars: Crossbars) -> MadeCrossbars:
@@ -69,15 +71,23 @@ class MadeModel:
     Attributes:
         crossbars: of each contraction, converters only.
         names: of the function's inputs, by contraction.
+        mixed: whether a matrix stands behind each tile's converters, not a factor behind each of them.
     """
 
     runtime: Runtime
     crossbars: Mapping[str, Crossbars]
     names: Mapping[str, Mapping[str, str]]
+    mixed: bool
 
     @classmethod
     def of(
-        cls, host: Path, tiles: Sequence[TileRecord], technology: AnyTechnology, *, ideal_converters: bool
+        cls,
+        host: Path,
+        tiles: Sequence[TileRecord],
+        technology: AnyTechnology,
+        *,
+        ideal_converters: bool,
+        mixed: bool = False,
     ) -> tuple[MadeModel, Runtime]:
         """The model, and one that gives what each contraction reads, its outputs in the order of the contractions.
 
@@ -98,7 +108,7 @@ class MadeModel:
                     call.input.append(graph.initializer[-1].name)
             found[name] = dict(zip((*inputs, *MADE_INPUTS), calls[name][0].input[1:], strict=True))
             function = made_matrix_vector(
-                f"{OPERATOR}{number}", opset_of(model), part, ideal_converters=ideal_converters
+                f"{OPERATOR}{number}", opset_of(model), part, ideal_converters=ideal_converters, mixed=mixed
             )
             model.functions.append(function)
             for call in calls[name]:
@@ -108,7 +118,7 @@ class MadeModel:
                 # An initialiser that is an input too may be given at each run.
                 shape = [None] if key == "units_offset" else [None] * 3
                 graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
-        made = cls(_runtime(model), crossbars, found)
+        made = cls(_runtime(model), crossbars, found, mixed)
         del graph.output[:]
         copies = _copies_read(graph, names)
         tap(graph, [copies[name] for name in crossbars])
@@ -131,7 +141,12 @@ class MadeModel:
             values[keys["codes_per_code"]] = codes.astype(np.float32)
             offset, spread = (each / crossbars.microamps_per_code for each in (made.offset, made.noise))
             values[keys["codes_error"]] = offset.astype(np.float32) + spread.astype(np.float32) * noise
-            values[keys["units_per_code"]] = told_once((made.gain * crossbars.units_per_code).astype(np.float32))
+            units = (made.gain * crossbars.units_per_code).astype(np.float32)
+            if self.mixed:
+                mixing = np.eye(columns) if made.mixing is None else made.mixing
+                values[keys["units_per_code"]] = (units.transpose(0, 2, 1) * mixing).astype(np.float32)
+            else:
+                values[keys["units_per_code"]] = told_once(units)
             values[keys["units_offset"]] = told_once(made.added.sum(axis=(0, 1)).astype(np.float32))
         return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
 

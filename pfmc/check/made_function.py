@@ -47,12 +47,14 @@ _TRIMMED: Final = """
 """
 
 
-def made_matrix_vector(name: str, opset: int, crossbars: Crossbars, *, ideal_converters: bool) -> onnx.FunctionProto:
+def made_matrix_vector(
+    name: str, opset: int, crossbars: Crossbars, *, ideal_converters: bool, mixed: bool
+) -> onnx.FunctionProto:
     """The function of this name; what the tiles of this contraction do not need of it is left out.
 
     Its inputs are x and :func:`made_input_names`, at the end ``MADE_INPUTS``: the matrix from code to code (blocks,
     height, columns), the errors of the codes (blocks, vectors, columns), and what is added behind the converters,
-    (columns,) or (1,).
+    (columns,) or (1,). ``mixed``: units per code are a matrix from codes to results, (blocks, columns, columns).
     """
     blocks, height, _ = crossbars.microsiemens.shape
     whole = crossbars.rows * crossbars.copies == blocks * height
@@ -65,6 +67,7 @@ def made_matrix_vector(name: str, opset: int, crossbars: Crossbars, *, ideal_con
         input_converter=_converter("input", crossbars, ideal_converters=ideal_converters),
         output_converter=_converter("output", crossbars, ideal_converters=ideal_converters),
         output_exact=_CODES,
+        to_units="MatMul" if mixed else "Mul",
         sum_in_a_row=SUM_IN_A_ROW if blocks > 1 else "sum_in_a_row = Identity (rows_of_partials)",
         result=_TRIMMED,
     )

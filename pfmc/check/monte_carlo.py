@@ -84,6 +84,7 @@ class MonteCarlo:
         runs: how many chips.
         seed: that they were drawn from: chip k is the same in every run.
         trimmed: whether each chip was trimmed by its own measurement.
+        post_matrix: whether the trim was a matrix behind each volume.
         sigma: standard deviation of the relative error over the chips, of the output with the largest mean.
         outputs: output by output.
         accuracy: share of the labels that a chip gets right; None without labels.
@@ -99,6 +100,7 @@ class MonteCarlo:
     accuracy: Statistics | None
     yield_at_tolerance: float
     blame: Blame
+    post_matrix: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,7 @@ class Fabrication:
         *,
         seed: int,
         trim: bool,
+        post_matrix: bool = False,
         ideal_converters: bool = False,
         ideal_wires: bool = False,
     ) -> Fabrication:
@@ -139,6 +142,7 @@ class Fabrication:
             calibration: inputs of the model, for the trim.
             seed: chips are drawn from it.
             trim: whether each chip is trimmed by its own measurement.
+            post_matrix: whether that is a matrix behind each tile, not a gain behind each column.
             ideal_converters: leave all errors of converters out.
             ideal_wires: leave the resistance of the wires out.
 
@@ -146,7 +150,7 @@ class Fabrication:
             ArtifactError: if the host model cannot be read.
             VerifyError: if tiles and host do not belong together.
         """
-        model, read = MadeModel.of(host, records, technology, ideal_converters=ideal_converters)
+        model, read = MadeModel.of(host, records, technology, ideal_converters=ideal_converters, mixed=post_matrix)
         maker, variation = _maker(technology, model.crossbars, records, built, seed=seed, ideal_wires=ideal_wires)
         drawn = maker.chip(0, maker.still)
         if ideal_converters:
@@ -156,7 +160,8 @@ class Fabrication:
         given = model.given(drawn, calibration, maker.generator(0, -2))
         rows = [crossbars.rows for crossbars in model.crossbars.values()]
         vectors = dict(zip(model.crossbars, measured_vectors(read, given, rows), strict=True))
-        return cls(maker, model, variation, drawn, Trim(model.crossbars, drawn, vectors, ideal_converters))
+        mixed = records if post_matrix else ()
+        return cls(maker, model, variation, drawn, Trim(model.crossbars, drawn, vectors, ideal_converters, mixed))
 
     def compared(
         self,
@@ -231,6 +236,7 @@ def monte_carlo(
         runs=runs,
         seed=fabrication.maker.seed,
         trimmed=fabrication.trim is not None,
+        post_matrix=fabrication.model.mixed,
         sigma=max(spreads, key=lambda error: np.inf if error.mean is None else error.mean).sigma,
         outputs=outputs,
         accuracy=Statistics.of(accuracies, worst=0.05) if accuracies else None,

@@ -213,7 +213,8 @@ def monte_carlo_facts(found: MonteCarlo) -> list[tuple[str, str]]:
     def spread(what: Statistics) -> str:
         return f"{percent(what.mean)} ± {percent(what.sigma)}, one in twenty {percent(what.worst)} or worse"
 
-    rows = [("chips as made", f"{found.runs}{', trimmed' if found.trimmed else ''}, seed {found.seed}")]
+    trim = ", trimmed with a matrix per volume" if found.post_matrix else ", trimmed" if found.trimmed else ""
+    rows = [("chips as made", f"{found.runs}{trim}, seed {found.seed}")]
     for name, output in found.outputs.items():
         rows.append((f"  {printable(name)}", f"relative error {spread(output.relative_error)}"))
         rows.append(("", f"agreement {spread(output.agreement)}"))
