@@ -21,7 +21,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.signal import lfilter
 
 import pfmc
-from pfmc.technology.loader import load
 
 pytestmark = pytest.mark.models
 
@@ -135,18 +134,6 @@ def first_output(model: Path, data: dict[str, np.ndarray]) -> np.ndarray:
 
 def stored(path: Path, data: dict[str, np.ndarray]) -> Path:
     np.savez(path, allow_pickle=False, **data)
-    return path
-
-
-@pytest.fixture(scope="module")
-def best_converters(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """IHP SG13G2 with converters of as many bits as it offers."""
-    technology = load("sg13g2")
-    most = {f"{side}_bits": getattr(technology.offer, f"{side}_bits_max") for side in ("input", "output")}
-    converters = technology.converters.model_copy(update=most)
-    lines = [f'{key} = {{ value = {q.value}, unit = "{q.unit}", source = "{q.source}" }}' for key, q in converters]
-    path = tmp_path_factory.mktemp("technology") / "best.toml"
-    path.write_text("\n".join(['base = "sg13g2"', 'name = "best"', 'title = "best"', "[converters]", *lines]))
     return path
 
 
