@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -89,11 +90,12 @@ class Scale(Pass[Netlist, Netlist]):
 
 
 def _halved(node: MatrixVector, tiles: list[Tile], otherwise: CapacityError) -> list[Tile]:
-    """Tiles of half the rows, all of the same height but the last; those that are all zero are left out."""
+    """Tiles of half the rows, all of a height that they begin at multiples of; those that are all zero are left out."""
     height = max(len(tile.rows) for tile in tiles)
     if height == 1:
         raise otherwise
-    half = -(-height // 2)
+    pitch = math.gcd(*(tile.rows.start for tile in tiles)) or height + height % 2
+    half = max(divisor for divisor in range(1, height) if pitch % divisor == 0)
     parts = [
         replace(tile, rows=range(start, min(start + half, tile.rows.stop)))
         for tile in tiles

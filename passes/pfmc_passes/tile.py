@@ -10,7 +10,7 @@ from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.netlist.netlist import Netlist
 from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.passmanager import Context, Pass
-from pfmc_passes.blocks import blocks
+from pfmc_passes.cut import Cut
 from pfmc_passes.savings import savings
 
 
@@ -19,6 +19,8 @@ class Tile(Pass[Graph, Netlist]):
     """One tile per block of the matrix; a block that is all zero costs none.
 
     Contractions by the same matrix share its tiles: one after the other, as every contraction waits for its input.
+    Rows and columns of a matrix that is mostly zeros are put in another order if that empties tiles; see
+    :mod:`pfmc_passes.packing`. Matrices that stand side by side keep the order that they share.
 
     Attributes:
         rows: of the matrix per tile, at most the technology's; 0: the technology's.
@@ -50,10 +52,15 @@ class Tile(Pass[Graph, Netlist]):
         if rows > offered.rows.value or columns > offered.columns.value:
             size = f"{offered.rows.value:g} x {offered.columns.value:g}"
             raise UsageError(f"a tile of {context.technology.name} has {size} weights", "tile.rows, tile.columns")
-        graph = _shared(source) if self.share else source
+        shared = _shared(source) if self.share else source
+        cuts: dict[str, Cut] = {}
+        for node in shared.matrices():
+            cuts[node.name] = cuts[node.shares] if node.shares else Cut.of(node, rows, columns)
+        nodes = tuple(cuts[n.name].arranged(n) if isinstance(n, MatrixVector) else n for n in shared.nodes)
+        graph = replace(shared, nodes=nodes)
         owners = [node for node in graph.matrices() if not node.shares]
-        cut = ((node.name, block) for node in owners for block in blocks(node.matrix, rows, columns))
-        tiles = tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(cut))
+        blocks = ((node.name, block) for node in owners for block in cuts[node.name].blocks)
+        tiles = tuple(NetlistTile(f"t{i:05d}", node, *block) for i, (node, block) in enumerate(blocks))
         return Netlist(graph, tiles, savings(owners, tiles, rows, columns))
 
     def ensures(self, source: Graph, result: Netlist) -> None:

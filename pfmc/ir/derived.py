@@ -59,11 +59,20 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """Some rows and columns of a matrix, in an order of their own; none occurs twice."""
+    """Some rows and columns of a matrix, in an order of their own; a row may occur again where no tile has it."""
 
     base: Matrix | Dense
     row: Int[np.ndarray, " rows"]
     column: Int[np.ndarray, " columns"]
+
+    @classmethod
+    def of(
+        cls, matrix: Matrix | Dense | Picked, row: Int[np.ndarray, " rows"], column: Int[np.ndarray, " columns"]
+    ) -> Picked:
+        """Of a matrix that may be picked itself."""
+        if isinstance(matrix, Picked):
+            return cls(matrix.base, matrix.row[row], matrix.column[column])
+        return cls(matrix, row, column)
 
     @property
     def rows(self) -> int:
