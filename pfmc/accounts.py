@@ -31,11 +31,13 @@ class Accounts:
     sections: dict[str, Any]
 
 
-def accounted(layout: AnyLayout, vectors: Mapping[str, int]) -> tuple[AnyLayout, Callable[[Emission], Accounts]]:
+def accounted(
+    layout: AnyLayout, vectors: Mapping[str, Sequence[int]]
+) -> tuple[AnyLayout, Callable[[Emission], Accounts]]:
     """The layout to emit, and what to ask for its accounts once it is emitted.
 
     Args:
-        vectors: matrix-vector products per inference, by contraction.
+        vectors: matrix-vector products per inference; see :func:`pfmc.uses.vectors_per_inference`.
     """
     if isinstance(layout, GlassLayout):
         return layout, lambda emission: _of_glass(layout, vectors, emission)
@@ -59,7 +61,7 @@ def _of_crossbars(meter: Metered) -> Accounts:
     )
 
 
-def _of_glass(layout: GlassLayout, vectors: Mapping[str, int], emission: Emission) -> Accounts:
+def _of_glass(layout: GlassLayout, vectors: Mapping[str, Sequence[int]], emission: Emission) -> Accounts:
     full = input_amplitude(layout.technology)
     found = details(layout, vectors, emission.write_s)
     return Accounts(

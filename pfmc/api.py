@@ -149,6 +149,7 @@ def compile(
     options: Mapping[str, object] | None = None,
     max_relative_error: float | None = None,
     min_agreement: float | None = None,
+    spatial_unroll: int | None = None,
     workers: int | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -170,6 +171,8 @@ def compile(
             the size of tiles and width of wires (unless options of "tile" are given), with the smallest area, so that
             chips as made and trimmed reach it on average, with a standard error to spare, on the calibration data. An
             agreement holds for data like those: samples that the model was trained on say too much.
+        spatial_unroll: build the tiles of a contraction that is used for many windows or tokens up to so many times;
+            the input vectors are dealt to the sets in turn, which work side by side.
         workers: processes that construct tiles of glass side by side; None: one per core.
         resume: go on with what an interrupted compile into the same folder has finished.
         seed: of random inputs.
@@ -182,6 +185,8 @@ def compile(
     for key, value in (options or {}).items():
         name, _, option = key.partition(".")
         settings.setdefault(name, {})[option] = str(value)
+    if spatial_unroll is not None:
+        settings.setdefault("unroll", {})["times"] = str(spatial_unroll)
     compile_options = CompileOptions(
         target=target,
         technology=None if technology is None else str(technology),
@@ -204,6 +209,7 @@ def plan(
     parameters: float | None = None,
     target: str = "crossbar",
     technology: str | Path | None = None,
+    spatial_unroll: int | None = None,
 ) -> Plan | GlassPlan:
     """Say how large it would be, before anything is made: tiles, devices, mm², bytes of masks.
 
@@ -212,13 +218,16 @@ def plan(
         parameters: how many weights.
         target: what would be built.
         technology: name of an installed one, or a TOML file; None: the target's default.
+        spatial_unroll: of a model, as :func:`compile` has it.
 
     Raises:
         PfmcError: if neither or both are given, or the model cannot be read.
     """
     name = default_technology(target) if technology is None else str(technology)
     if model is not None and parameters is None:
-        return plan_model(Path(model), name)
+        return plan_model(Path(model), name, spatial_unroll or 1)
+    if spatial_unroll is not None:
+        raise UsageError("only the layers of a model can be unrolled", "--spatial-unroll", "give a model")
     if parameters is not None and model is None:
         return plan_parameters(parameters, name)
     raise UsageError("give a model or a number of parameters, and not both")

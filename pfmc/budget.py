@@ -16,7 +16,7 @@ from pfmc.physics import energy
 from pfmc.primitives.crossbar import CrossbarTile, Programmed
 from pfmc.sections import Area, Energy, Layer, TileEnergy, WireLoad
 from pfmc.technology.schema import Technology
-from pfmc.uses import layers, macs_on_tiles
+from pfmc.uses import in_lane, layers, macs_on_tiles
 
 
 def read_time(technology: Technology, output_bits: int) -> float:
@@ -102,17 +102,17 @@ class Metered:
     """A layout's programme that notes what each tile draws when its devices are asked for.
 
     Attributes:
-        vectors: matrix-vector products per inference, by contraction.
+        vectors: matrix-vector products per inference; see :func:`pfmc.uses.vectors_per_inference`.
         noted: by tile.
     """
 
     layout: Layout
     primitive: CrossbarTile
-    vectors: Mapping[str, int]
+    vectors: Mapping[str, Sequence[int]]
     noted: dict[str, _Noted] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: Layout, vectors: Mapping[str, int]) -> Metered:
+    def of(cls, layout: Layout, vectors: Mapping[str, Sequence[int]]) -> Metered:
         """With nothing noted."""
         return cls(layout, CrossbarTile.of(layout.technology), vectors)
 
@@ -150,7 +150,7 @@ class Metered:
             spent = tile_energy(
                 self.layout.technology, rows[:, None], mean_square, len(tile.columns), provision_of(tile)
             )
-            vectors = self.vectors[tile.node]
+            vectors = in_lane(self.vectors[tile.node], tile.lane, tile.lanes)
             per_inference = {name: vectors * joules for name, joules in spent.items()}
             found.append(TileEnergy(name=tile.name, node=tile.node, vectors=vectors, **per_inference))
         return found
@@ -167,7 +167,8 @@ class Metered:
             tile.node: read_time(self.layout.technology, provision_of(tile).output_bits)
             for tile in self.layout.netlist.tiles
         }
-        used = layers(self.vectors, times)
+        lanes = {tile.node: tile.lanes for tile in self.layout.netlist.tiles}
+        used = layers(self.vectors, lanes, times)
         return {
             "energy": self._energy(volts, macs, used),
             "layers": used,

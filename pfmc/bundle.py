@@ -204,6 +204,7 @@ def _umask() -> int:
 class TileRecord(Part):
     """A row of tiles.parquet: what the reader and the check need to know of a tile; x and y in database units.
 
+    ``lane``: of ``lanes`` sets of tiles, to which the input vectors of a call are dealt in turn, the one it is in.
     ``input_shift``: binary exponents that the host divides inputs by, row by row, in front of the converters; none: 0.
     """
 
@@ -226,6 +227,8 @@ class TileRecord(Part):
     copy_number: int
     copies: int
     slices: int = 1
+    lane: int = 0
+    lanes: int = 1
     input_low: float
     input_high: float
     input_shift: tuple[int, ...] = ()
@@ -259,6 +262,8 @@ class TileRecord(Part):
             copy_number=tile.copy,
             copies=tile.provision.copies,
             slices=tile.provision.slices,
+            lane=tile.lane,
+            lanes=tile.lanes,
             input_low=tile.input_range.low,
             input_high=tile.input_range.high,
             input_shift=() if tile.input_shift is None else tuple(tile.input_shift.tolist()),

@@ -39,6 +39,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SpatialUnroll = Annotated[
+    int | None,
+    typer.Option(
+        help="Sets of tiles at most of a layer with many windows or tokens, side by side.", metavar="K", min=1
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Of the random inputs that are drawn where no data are given.", min=0)]
 
@@ -107,6 +113,7 @@ def compile_command(
         float | None,
         typer.Option(help="Likewise: share of the same decisions, on data as hard as those.", min=0.0, max=1.0),
     ] = None,
+    spatial_unroll: SpatialUnroll = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that construct tiles of glass; default: one per core.", min=1)
     ] = None,
@@ -117,11 +124,14 @@ def compile_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a model into a bundle: masks or volumes, host graph, as-fabricated model, manifest."""
+    chosen = _settings(settings or [])
+    if spatial_unroll is not None:
+        chosen.setdefault("unroll", {})["times"] = str(spatial_unroll)
     options = CompileOptions(
         target=target,
         technology=technology,
         calibration=calibration,
-        settings=_settings(settings or []),
+        settings=chosen,
         add_passes=tuple(add_pass or ()),
         print_after=tuple(print_after or ()),
         selection=Selection(tuple(only or ()), tuple(except_ or ())),
@@ -224,10 +234,13 @@ def plan(
     parameters: Annotated[float | None, typer.Option(help="Instead of a model.", metavar="1e12")] = None,
     target: Annotated[str, typer.Option(help="What to build.")] = "crossbar",
     technology: Annotated[str | None, typer.Option(help="Name, or a TOML file.", metavar="NAME|FILE.toml")] = None,
+    spatial_unroll: SpatialUnroll = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say how large it would be, before anything is made."""
-    planned = api.plan(model, parameters=parameters, target=target, technology=technology)
+    planned = api.plan(
+        model, parameters=parameters, target=target, technology=technology, spatial_unroll=spatial_unroll
+    )
     if as_json:
         print_json(planned.to_json())
     else:

@@ -170,11 +170,16 @@ class _Source:
             technology,
             self._activations,
             f"pfmc {self.imported.sha256[:16]}",
+            vectors=self.vectors,
             seed=self.options.seed,
             workers=self.options.workers or os.cpu_count() or 1,
             checkpoint=checkpoint,
             stage=observer.stage,
         )
+
+    def vectors(self, netlist: Netlist) -> Mapping[str, Sequence[int]]:
+        """Matrix-vector products per inference, by contraction."""
+        return vectors_per_inference(netlist, self.counts.macs_by_node)
 
     def tailored(
         self, requirement: Requirement, passes: Sequence[Pass[Any, Any]], context: Context, observer: Observer
@@ -233,7 +238,7 @@ def _emitted(
     folder: Path, backend: Backend, layout: AnyLayout, source: _Source, observer: Observer
 ) -> tuple[Emission, Accounts]:
     """Write the files of a bundle and read them back; the emission has all of their names."""
-    metered, accounts_of = accounted(layout, vectors_per_inference(layout.netlist, source.counts.macs_by_node))
+    metered, accounts_of = accounted(layout, source.vectors(layout.netlist))
     emission = backend.emit(metered, folder, observer.stage("writing the files", len(layout.tiles)))
     accounts = accounts_of(emission)
     dataset = source.dataset

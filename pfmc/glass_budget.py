@@ -15,7 +15,7 @@ from pfmc.physics.homodyne import amplitude_noise, passive_gain, photon_energy, 
 from pfmc.primitives.volume import Performance
 from pfmc.sections import Glass, Layer, OpticalEnergy, OpticalJoules, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
-from pfmc.uses import layers, macs_on_tiles
+from pfmc.uses import in_lane, layers, macs_on_tiles
 
 
 def input_amplitude(technology: GlassTechnology) -> float:
@@ -36,11 +36,11 @@ def receiver_noise(technology: GlassTechnology) -> float:
     )
 
 
-def details(layout: GlassLayout, vectors: Mapping[str, int], write_s: Sequence[float]) -> list[VolumeDetails]:
+def details(layout: GlassLayout, vectors: Mapping[str, Sequence[int]], write_s: Sequence[float]) -> list[VolumeDetails]:
     """Of every tile, in the order of the layout.
 
     Args:
-        vectors: matrix-vector products per inference, by contraction.
+        vectors: matrix-vector products per inference; see :func:`pfmc.uses.vectors_per_inference`.
         write_s: what each takes to write, seconds.
     """
     return [
@@ -94,7 +94,7 @@ def photons_by_width(technology: GlassTechnology, output_bits: int, crest: float
 
 
 def _details(
-    technology: GlassTechnology, tile: Tile, performance: Performance, vectors: int, write_s: float
+    technology: GlassTechnology, tile: Tile, performance: Performance, of_node: Sequence[int], write_s: float
 ) -> VolumeDetails:
     if tile.input_range is None or tile.output_range is None or tile.mean_square is None:
         raise PassError("the tile has no ranges", f"tile {tile.name}", "the pipeline needs the calibrate pass")
@@ -102,6 +102,7 @@ def _details(
     light = float(tile.mean_square.sum()) * (full / tile.input_range.high) ** 2
     output = tile.output_range.high * tile.scale * full / tile.input_range.high
     spent = product_energy(technology, rows, columns, light, provision_of(tile))
+    vectors = in_lane(of_node, tile.lane, tile.lanes)
     return VolumeDetails(
         name=tile.name,
         node=tile.node,
@@ -118,7 +119,9 @@ def _details(
     )
 
 
-def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails]) -> dict[str, Any]:
+def sections(
+    layout: GlassLayout, vectors: Mapping[str, Sequence[int]], found: Sequence[VolumeDetails]
+) -> dict[str, Any]:
     """The manifest's sections."""
     technology = layout.technology
     weights = [len(tile.rows) * len(tile.columns) for tile in layout.netlist.tiles]
@@ -126,7 +129,7 @@ def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vo
     volume = 1e9 * sum(each.layers * layer * (each.voxels * voxel) ** 2 for each in found)  # mm³
     tiles = len(found)
     read_s = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
-    used = layers(vectors, read_s)
+    used = layers(vectors, {tile.node: tile.lanes for tile in layout.netlist.tiles}, read_s)
     return {
         "energy": _energy(layout, vectors, found, used),
         "layers": used,
@@ -146,7 +149,7 @@ def sections(layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[Vo
 
 
 def _energy(
-    layout: GlassLayout, vectors: Mapping[str, int], found: Sequence[VolumeDetails], used: Sequence[Layer]
+    layout: GlassLayout, vectors: Mapping[str, Sequence[int]], found: Sequence[VolumeDetails], used: Sequence[Layer]
 ) -> OpticalEnergy:
     """The sum of tiles, and the time of an inference; see :meth:`pfmc.budget.Metered.sections`."""
     technology = layout.technology

@@ -38,6 +38,8 @@ class Context:
         title: names the model by its hash.
         provisions: chooses what contractions of a calibrated and scaled netlist get; the others get what the technology
             says.
+        vectors: matrix-vector products per inference of the contractions of a netlist; see
+            :func:`pfmc.uses.vectors_per_inference`.
         seed: where a pass needs random numbers, it takes them from a generator with this seed.
         workers: how many processes it may use.
         checkpoint: a folder, made by who needs it, for results that took long: a later run finds them again.
@@ -48,6 +50,7 @@ class Context:
     activations: Activations
     title: str
     provisions: Callable[[Netlist], Mapping[str, Provision]] = lambda _netlist: {}
+    vectors: Callable[[Netlist], Mapping[str, Sequence[int]]] = lambda _netlist: {}
     seed: int = 0
     workers: int = 1
     checkpoint: Path = Path("checkpoint")

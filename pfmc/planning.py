@@ -28,7 +28,7 @@ from pfmc.technology.glass import GlassTechnology
 from pfmc.technology.kinds import AnyTechnology
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
-from pfmc.uses import layers
+from pfmc.uses import lanes_of, layers
 
 GDSII_BYTES_PER_DEVICE: Final = 30  # one reference record with a name of six letters
 INPUT: Final = 0.25  # root mean square of a row's voltage over full scale; the samples have 0.2 to 0.4
@@ -103,8 +103,11 @@ def _plain(plan: Plan | GlassPlan) -> dict[str, Any]:
     return asdict(plan) | {"layers": [layer.model_dump() for layer in plan.layers]}
 
 
-def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
+def plan_model(model: Path, technology: str, spatial_unroll: int = 1) -> Plan | GlassPlan:
     """Size a model.
+
+    Args:
+        spatial_unroll: sets of tiles at most of a contraction that is used several times.
 
     Raises:
         PfmcError: if it cannot be read or nothing of it can be mapped.
@@ -113,14 +116,16 @@ def plan_model(model: Path, technology: str) -> Plan | GlassPlan:
     with tempfile.TemporaryDirectory(prefix="pfmc-") as work:
         netlist = _netlist(import_model(model, Path(work)).graph, loaded)
         weights = {part.weight.name: part.weight.size for node, _ in netlist.by_node() for part in node.origins}
-    positions = sum(len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
-    vectors = {name: sum(_vectors(user, netlist.graph) for user in users) for name, users in netlist.users().items()}
+    vectors = {name: tuple(_vectors(user, netlist.graph) for user in users) for name, users in netlist.users().items()}
+    lanes = lanes_of(netlist, vectors, spatial_unroll)
+    positions = sum(lanes[tile.node] * len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
     products: Counter[tuple[int, int]] = Counter()
     for tile in netlist.tiles:
-        products[len(tile.rows), len(tile.columns)] += vectors[tile.node]
-    used = layers(vectors, dict.fromkeys(vectors, _read_time(loaded)))
+        products[len(tile.rows), len(tile.columns)] += sum(vectors[tile.node])
+    used = layers(vectors, lanes, dict.fromkeys(vectors, _read_time(loaded)))
+    tiles = sum(lanes[tile.node] for tile in netlist.tiles)
     assumed = "axes of open length are 1 long"
-    return _plan(loaded, sum(weights.values()), len(netlist.tiles), 2 * positions, products, used, assumed)
+    return _plan(loaded, sum(weights.values()), tiles, 2 * positions, products, used, assumed)
 
 
 def _vectors(node: MatrixVector, graph: Graph) -> int:

@@ -150,11 +150,14 @@ class Energy(Joules):
 class Layer(Part):
     """How often the tiles of a contraction are used in an inference: ``uses``, once for each window or token.
 
-    ``read_s``: of one use; ``latency_s``: of all of them, one after another.
+    ``side_by_side``: sets of tiles, each of which takes its part of the uses; ``turns``: of all sets together.
+    ``read_s``: of one use; ``latency_s``: of all of them, turn after turn.
     """
 
     node: str
     uses: int
+    side_by_side: int
+    turns: int
     read_s: float
     latency_s: float
 

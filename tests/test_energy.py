@@ -114,7 +114,7 @@ def placed(folder: Path, rng: np.random.Generator, technology: Technology) -> tu
 def test_a_tile_draws_what_each_vector_of_the_data_draws(tmp_path: Path, rng: np.random.Generator) -> None:
     technology = small("sg13g2", 4, 3)
     layout, values = placed(tmp_path, rng, technology)
-    meter = Metered.of(layout, {"fc1": 1, "fc2": 5})
+    meter = Metered.of(layout, {"fc1": (1,), "fc2": (5,)})
     programmed = {place.tile.name: meter.devices(place.tile) for place in layout.tiles}
     volts = meter.volts()
     time = math.log(2) * 11 / (2 * math.pi * 20e6) + 8 * 100e-9
@@ -149,7 +149,7 @@ def test_where_wires_would_carry_too_much_the_rows_get_less_voltage(tmp_path: Pa
         update={"wires": technology.wires.model_copy(update={"metal2_current_limit": limit})}
     )
     layout, _ = placed(tmp_path, rng, narrow)
-    meter = Metered.of(layout, {"fc1": 1, "fc2": 1})
+    meter = Metered.of(layout, {"fc1": (1,), "fc2": (1,)})
     volts = meter.volts()
     assert max(load.share for load in meter.sections(volts)["wire_loads"]) == pytest.approx(1.0)
     assert 0 < min(volts.values()) < 0.15
@@ -166,7 +166,7 @@ def test_a_tile_that_was_not_calibrated_is_refused(tmp_path: Path, rng: np.rando
     layout, _ = placed(tmp_path, rng, small("generic", 4, 3))
     bare = replace(layout.tiles[0].tile, mean_square=None)
     with pytest.raises(PassError, match="calibrate"):
-        Metered.of(layout, {"fc1": 1}).devices(bare)
+        Metered.of(layout, {"fc1": (1,)}).devices(bare)
 
 
 def test_area_by_hand() -> None:

@@ -13,16 +13,23 @@ import onnx.parser
 from jaxtyping import Float, Num
 from onnx import numpy_helper
 
-from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
+from pfmc.check.lanes import (
+    COPIES_IN_LANES,
+    DEALT,
+    IN_TURN,
+    LANES_ATTRIBUTES,
+    OPERATOR_IN_LANES,
+    UNTRIMMED,
+    lane_count,
+    lanes_attributes,
+)
 from pfmc.errors import VerifyError
 from pfmc.netlist.netlist import Range
-from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.technology.kinds import AnyTechnology
 
 DOMAIN: Final = "pfmc"
 OPERATOR: Final = "MatrixVector"
-TOGETHER: Final = 16  # tiles that are solved in one call: past that nothing is won, and memory grows
 
 # Shapes: x is (…, rows). A row block is what the rows of one tile see, T entries of x, the last block padded by zeros;
 # B = number of vectors, R = number of row blocks, those of the copies behind each other. All is (R, B, ·) between
@@ -30,7 +37,7 @@ TOGETHER: Final = 16  # tiles that are solved in one call: past that nothing is 
 # by a product with ones: ONNX Runtime's ReduceSum along a first axis is slow.
 _FUNCTION: Final = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
-{operator} <rows, columns, padding, blocks, copies, summed, ones> ({inputs}) => (y)
+{operator} <{attributes}> ({inputs}) => (y)
 {{
     first = Constant <value_ints = [0]> ()
     second = Constant <value_ints = [1]> ()
@@ -57,13 +64,15 @@ _FUNCTION: Final = """
     shape_of_partial = Shape (partial)
     width = Slice (shape_of_partial, third, fourth)
     by_vector = Concat <axis = 0> (last, width)
-    sum = Reshape (sum_in_a_row, by_vector)
+    {in_order}
     shape_of_x = Shape (x)
     leading = Slice (shape_of_x, first, last)
     shape = Concat <axis = 0> (leading, width)
     {result}
 }}
 """
+ATTRIBUTES: Final = ("rows", "columns", "padding", "blocks", "copies", "summed", "ones")
+IN_ORDER: Final = "sum = Reshape (sum_in_a_row, by_vector)"
 PADDED: Final = """
     padding = Constant <value_ints: ints = @padding> ()
     padded = Pad (vectors, padding)
@@ -103,26 +112,31 @@ MOST_SHIFT: Final = 64  # binary places that an input may be shifted by: float32
 LIMITS: Final = ("input_code_low", "input_code_high", "output_code_low", "output_code_high")
 
 
-def matrix_vector(opset: int, *, ideal_converters: bool, light: bool = False) -> onnx.FunctionProto:
+def matrix_vector(
+    opset: int, *, ideal_converters: bool, light: bool = False, in_lanes: bool = False
+) -> onnx.FunctionProto:
     """The function ``pfmc.MatrixVector`` with the physics inside; its inputs: x and :func:`input_names`.
 
     Args:
         opset: of the standard operators, at least 13; a model and its functions must agree.
         ideal_converters: leave rounding and clipping out.
         light: whether fields are read, of both quadratures, not currents.
+        in_lanes: ``pfmc.MatrixVectorInLanes``, for sets of tiles that take the vectors in turn.
     """
     converter = IDEAL_CONVERTER if ideal_converters else ROUND_AND_CLIP
     return function_of(
-        OPERATOR,
+        OPERATOR_IN_LANES if in_lanes else OPERATOR,
         opset,
         input_names(ideal_converters=ideal_converters, light=light),
-        padded=PADDED,
-        for_copies=FOR_COPIES,
+        attributes=", ".join(LANES_ATTRIBUTES if in_lanes else ATTRIBUTES),
+        padded=DEALT if in_lanes else PADDED,
+        for_copies=COPIES_IN_LANES if in_lanes else FOR_COPIES,
         input_converter=converter.format(side="input"),
         output_converter=converter.format(side="output"),
         output_exact=_LIGHT_CURRENT if light else _CURRENT,
         to_units="Mul",
         sum_in_a_row=SUM_IN_A_ROW,
+        in_order=IN_TURN.format(trimmed=UNTRIMMED) if in_lanes else IN_ORDER,
         result=_RESULT,
     )
 
@@ -154,12 +168,14 @@ class Crossbars:
         name: of the contraction.
         rows: of its matrix.
         copies: tiles of each block, copies and a second slice; each has row blocks of its own.
+        lanes: sets of tiles that take the vectors in turn, with row blocks of their own behind each other.
         quadrature: in glass, the imaginary part of what ``microsiemens`` is the real part of.
     """
 
     name: str
     rows: int
     copies: int
+    lanes: int
     input_step: Float[np.ndarray, "blocks 1 height"]
     input_code_low: Float[np.ndarray, "blocks 1 1"]
     input_code_high: Float[np.ndarray, "blocks 1 1"]
@@ -182,7 +198,8 @@ class Crossbars:
         """
         height = _block_height(name, rows, columns, tiles)
         copies = _copies(name, tiles)
-        blocks = copies * -(-rows // height)
+        lanes = lane_count(name, tiles)
+        blocks = lanes * copies * -(-rows // height)
 
         def per_block(value: float) -> Float[np.ndarray, "blocks 1 1"]:
             return np.full((blocks, 1, 1), value, dtype=np.float32)
@@ -194,6 +211,7 @@ class Crossbars:
             name=name,
             rows=rows,
             copies=copies,
+            lanes=lanes,
             input_step=np.ones((blocks, 1, height), dtype=np.float32),
             input_code_low=per_block(0),
             input_code_high=per_block(0),
@@ -234,8 +252,13 @@ class Crossbars:
 
     def block_of(self, tile: TileRecord) -> int:
         """Which row block a tile is in."""
-        blocks, height, _ = self.microsiemens.shape
-        return int(tile.copy_number * (blocks // self.copies) + tile.row_start // height)
+        height = self.microsiemens.shape[1]
+        return int((tile.lane * self.copies + tile.copy_number) * self.split + tile.row_start // height)
+
+    @property
+    def split(self) -> int:
+        """Row blocks that one vector is split into."""
+        return len(self.microsiemens) // (self.lanes * self.copies)
 
     def place(self, tile: TileRecord, matrix: Num[np.ndarray, "rows columns"]) -> None:
         """Put in what a tile computes: its effective matrix in siemens, whole, or its transfer matrix."""
@@ -244,6 +267,11 @@ class Crossbars:
         self.microsiemens[at, :rows, across] = 1e6 * np.real(matrix[:rows, :columns])
         if self.quadrature is not None:
             self.quadrature[at, :rows, across] = 1e6 * np.imag(matrix[:rows, :columns])
+
+    def added(self, values: Float[np.ndarray, "blocks 1 columns"]) -> Float[np.ndarray, "*lanes columns"]:
+        """What numbers that are added behind the converters of each block come to: of every lane, if there are some."""
+        by_lane: Float[np.ndarray, "lanes 1 columns"] = values.reshape(self.lanes, -1, 1, values.shape[2]).sum(axis=1)
+        return by_lane if self.lanes > 1 else by_lane[0, 0]
 
     @property
     def oscillator_cosine(self) -> Float[np.ndarray, "1 1 1"]:
@@ -258,11 +286,12 @@ class Crossbars:
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of the call: how x is padded and split."""
         blocks, height, _ = self.microsiemens.shape
-        split = blocks // self.copies
-        padding = [0, 0, 0, split * height - self.rows]
+        padding = [0, 0, 0, self.split * height - self.rows]
+        if self.lanes > 1:
+            return {"padding": padding, **lanes_attributes(self.lanes, self.copies, self.split, height)}
         return {
             "padding": padding,
-            "blocks": [-1, split, height],
+            "blocks": [-1, self.split, height],
             "copies": [self.copies, 1, 1],
             "summed": [blocks, -1],
             "ones": [1, blocks],
@@ -280,44 +309,6 @@ def told_once(values: Float[np.ndarray, "*n columns"]) -> Float[np.ndarray, "*n 
     """Numbers that are the same in all columns as one column: ONNX Runtime is several times as fast with those."""
     same = np.array_equal(values, np.broadcast_to(values[..., :1], values.shape))
     return np.ascontiguousarray(values[..., :1]) if same else values
-
-
-def effective_matrices(
-    tiles: Iterable[tuple[TileRecord, TileAsBuilt]], *, ideal_wires: bool
-) -> Iterator[tuple[TileRecord, Float[np.ndarray, "rows columns"]]]:
-    """What each tile computes, siemens; tiles with the same wires are solved together.
-
-    Args:
-        ideal_wires: leave the resistance of the wires out.
-
-    Raises:
-        VerifyError: if the devices are fewer than the tile's, or a resistance is not a positive number.
-    """
-    waiting: list[tuple[TileRecord, TileAsBuilt]] = []
-    for tile, built in tiles:
-        rows, columns = tile.row_stop - tile.row_start, tile.column_stop - tile.column_start
-        if built.resistance.shape[0] < rows or built.resistance.shape[1] < columns:
-            raise VerifyError(f"{built.resistance.shape} devices hold no {rows} x {columns}", f"tile {tile.name}")
-        if not np.all(built.resistance > 0):
-            raise VerifyError("a resistance is not a positive number", f"tile {tile.name}")
-        if waiting and (len(waiting) == TOGETHER or not _alike(waiting[-1][1], built)):
-            yield from _solved(waiting, ideal_wires)
-            waiting = []
-        waiting.append((tile, built))
-    yield from _solved(waiting, ideal_wires)
-
-
-def _alike(a: TileAsBuilt, b: TileAsBuilt) -> bool:
-    return a.wires is b.wires and a.resistance.shape == b.resistance.shape
-
-
-def _solved(
-    tiles: Sequence[tuple[TileRecord, TileAsBuilt]], ideal_wires: bool
-) -> Iterator[tuple[TileRecord, Float[np.ndarray, "rows columns"]]]:
-    if tiles:
-        conductance = 1.0 / np.stack([built.resistance for _, built in tiles])
-        siemens = effective_matrix(conductance, IDEAL if ideal_wires else tiles[0][1].wires)
-        yield from zip((tile for tile, _ in tiles), siemens, strict=True)
 
 
 def _drive(tile: TileRecord) -> tuple[Range, float, int, tuple[int, ...]]:

@@ -17,7 +17,9 @@ from onnx.external_data_helper import load_external_data_for_model, set_external
 from pfmc._version import __version__
 from pfmc.backend import AsBuilt, TileAsBuilt, VolumeAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, effective_matrices, input_names, matrix_vector
+from pfmc.check.currents import effective_matrices
+from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, input_names, matrix_vector
+from pfmc.check.lanes import OPERATOR_IN_LANES
 from pfmc.check.light import transfer_matrices
 from pfmc.errors import ArtifactError, PassError, VerifyError
 from pfmc.frontend.bodies import entered, replace_all
@@ -113,9 +115,15 @@ def as_fabricated(
         crossbars[tile.node].place(tile, matrix)
     names, light = Names(model.graph), isinstance(technology, GlassTechnology)
     inputs = input_names(ideal_converters=ideal_converters, light=light)
+    kinds = {part.lanes > 1 for part in crossbars.values()}
     for name in list(crossbars):
+        if crossbars[name].lanes > 1:
+            for call in calls[name]:
+                call.op_type = OPERATOR_IN_LANES
         add_physics(model.graph, calls[name], crossbars.pop(name), names, inputs)
-    model.functions.append(matrix_vector(opset_of(model), ideal_converters=ideal_converters, light=light))
+    for in_lanes in sorted(kinds):
+        function = matrix_vector(opset_of(model), ideal_converters=ideal_converters, light=light, in_lanes=in_lanes)
+        model.functions.append(function)
     return model
 
 

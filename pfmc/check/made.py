@@ -16,7 +16,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from pfmc.backend import TileAsBuilt
 from pfmc.bundle import TileRecord
-from pfmc.check.functions import DOMAIN, OPERATOR, TOGETHER, Crossbars, told_once
+from pfmc.check.currents import TOGETHER
+from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, told_once
 from pfmc.check.lift import add_physics, open_host, save_model
 from pfmc.check.made_function import MADE_INPUTS, made_input_names, made_matrix_vector
 from pfmc.data import Dataset
@@ -102,7 +103,8 @@ class MadeModel:
         for number, (name, part) in enumerate(crossbars.items()):
             add_physics(graph, calls[name], part, names, inputs)
             zeros = np.zeros(part.units_per_code.shape, dtype=np.float32)
-            for key, values in zip(MADE_INPUTS, (part.microsiemens, zeros, zeros[0, 0]), strict=True):
+            added = part.added(zeros)
+            for key, values in zip(MADE_INPUTS, (part.microsiemens, zeros, added), strict=True):
                 graph.initializer.append(numpy_helper.from_array(values, names.new(f"{name}/{key}")))
                 for call in calls[name]:
                     call.input.append(graph.initializer[-1].name)
@@ -113,10 +115,10 @@ class MadeModel:
             model.functions.append(function)
             for call in calls[name]:
                 call.op_type = function.name
-        for chosen in found.values():
+        for name, chosen in found.items():
             for key in ("units_per_code", *MADE_INPUTS):
                 # An initialiser that is an input too may be given at each run.
-                shape = [None] if key == "units_offset" else [None] * 3
+                shape = [None] if key == "units_offset" and crossbars[name].lanes == 1 else [None] * 3
                 graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
         made = cls(_runtime(model), crossbars, found, mixed)
         del graph.output[:]
@@ -147,7 +149,7 @@ class MadeModel:
                 values[keys["units_per_code"]] = (units.transpose(0, 2, 1) * mixing).astype(np.float32)
             else:
                 values[keys["units_per_code"]] = told_once(units)
-            values[keys["units_offset"]] = told_once(made.added.sum(axis=(0, 1)).astype(np.float32))
+            values[keys["units_offset"]] = told_once(crossbars.added(made.added).astype(np.float32))
         return Dataset({**dataset.arrays, **values}, None, dataset.source, dataset.shared | values.keys())
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 
 from pfmc.check.functions import (
+    ATTRIBUTES,
     FOR_COPIES,
     IDEAL_CONVERTER,
+    IN_ORDER,
     LIMITS,
     PADDED,
     ROUND_AND_CLIP,
@@ -17,6 +19,7 @@ from pfmc.check.functions import (
     Crossbars,
     function_of,
 )
+from pfmc.check.lanes import COPIES_IN_LANES, DEALT, IN_TURN, LANES_ATTRIBUTES, TRIMMED
 
 MADE_INPUTS: Final = ("codes_per_code", "codes_error", "units_offset")  # the last ones of the function
 
@@ -41,6 +44,7 @@ _CLIPPED: Final = """
     {side}_high = Constant <value_float = {high:.1f}> ()
     {side}_code = Clip ({side}_rounded, {side}_low, {side}_high)
 """
+_RESULT: Final = "y = Reshape (sum, shape)"
 _TRIMMED: Final = """
     untrimmed = Reshape (sum, shape)
     y = Add (untrimmed, units_offset)
@@ -54,22 +58,28 @@ def made_matrix_vector(
 
     Its inputs are x and :func:`made_input_names`, at the end ``MADE_INPUTS``: the matrix from code to code (blocks,
     height, columns), the errors of the codes (blocks, vectors, columns), and what is added behind the converters,
-    (columns,) or (1,). ``mixed``: units per code are a matrix from codes to results, (blocks, columns, columns).
+    (columns,) or (1,), in lanes (lanes, 1, columns or 1). ``mixed``: units per code are a matrix from codes to results,
+    (blocks, columns, columns).
     """
-    blocks, height, _ = crossbars.microsiemens.shape
-    whole = crossbars.rows * crossbars.copies == blocks * height
+    _, height, _ = crossbars.microsiemens.shape
+    whole, in_lanes = crossbars.rows == crossbars.split * height, crossbars.lanes > 1
+    copied, several = crossbars.copies > 1, crossbars.copies * crossbars.split > 1
+    padded = "padded = Identity (vectors)" if whole else PADDED
+    copies = COPIES_IN_LANES if in_lanes else FOR_COPIES
     return function_of(
         name,
         opset,
         (*made_input_names(ideal_converters=ideal_converters), *MADE_INPUTS),
-        padded="padded = Identity (vectors)" if whole else PADDED,
-        for_copies=FOR_COPIES if crossbars.copies > 1 else "for_copies = Identity (by_block)",
+        attributes=", ".join(LANES_ATTRIBUTES if in_lanes else ATTRIBUTES),
+        padded=DEALT if in_lanes else padded,
+        for_copies=copies if copied else "for_copies = Identity (by_block)",
         input_converter=_converter("input", crossbars, ideal_converters=ideal_converters),
         output_converter=_converter("output", crossbars, ideal_converters=ideal_converters),
         output_exact=_CODES,
         to_units="MatMul" if mixed else "Mul",
-        sum_in_a_row=SUM_IN_A_ROW if blocks > 1 else "sum_in_a_row = Identity (rows_of_partials)",
-        result=_TRIMMED,
+        sum_in_a_row=SUM_IN_A_ROW if several else "sum_in_a_row = Identity (rows_of_partials)",
+        in_order=IN_TURN.format(trimmed=TRIMMED) if in_lanes else IN_ORDER,
+        result=_RESULT if in_lanes else _TRIMMED,
     )
 
 

@@ -75,10 +75,10 @@ class Trim:
         crossbars = self.crossbars[name]
         blocks, height, _ = made.microsiemens.shape
         x = self.vectors[name]
-        split = blocks // crossbars.copies
+        split = crossbars.split
         padded = np.zeros((len(x), split * height))
         padded[:, : x.shape[1]] = x
-        x = np.tile(padded.reshape(len(x), split, height).transpose(1, 0, 2), (crossbars.copies, 1, 1))
+        x = np.tile(padded.reshape(len(x), split, height).transpose(1, 0, 2), (blocks // split, 1, 1))
         codes = self._converted(x / crossbars.input_step, crossbars.input_code_low, crossbars.input_code_high)
         volts = codes * crossbars.volts_per_code
         current = volts @ made.microsiemens + made.offset

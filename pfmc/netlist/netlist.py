@@ -81,6 +81,8 @@ class Tile:
         scale_share: how much of the scale that ideal wires would allow.
         provision: of its contraction.
         copy: number of this copy; the second slice comes after the copies.
+        lane: which of the contraction's sets of tiles this is in; input vector i of a call goes to set i mod ``lanes``.
+        lanes: how many sets there are.
         remainder_of: siemens per unit of weight of the tiles whose rounding this one makes up for; None: it holds the
             block itself.
         compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
@@ -99,6 +101,8 @@ class Tile:
     compensated: bool = False
     provision: Provision | None = None
     copy: int = 0
+    lane: int = 0
+    lanes: int = 1
     remainder_of: float | None = None
 
 
@@ -121,7 +125,7 @@ class Saving:
 
 @dataclass(frozen=True, eq=False)
 class Netlist:
-    """The graph and its tiles, ordered by node, then row block, column block and copy.
+    """The graph and its tiles, ordered by node, then set, row block, column block and copy.
 
     Attributes:
         savings: by what the tiles are fewer or smaller than the model's matrices would need.
@@ -173,7 +177,7 @@ class Netlist:
         """
         shapes = {node.name: (node.matrix.rows, node.matrix.columns) for node in self.graph.matrices()}
         seen: set[str] = set()
-        starts: set[tuple[str, int, int, int]] = set()
+        starts: set[tuple[str, int, int, int, int]] = set()
         for tile in self.tiles:
             where = f"tile {tile.name}"
             if tile.name in seen:
@@ -185,7 +189,7 @@ class Netlist:
                 0 <= tile.rows.start < tile.rows.stop <= rows and 0 <= tile.columns.start < tile.columns.stop <= columns
             ):
                 raise PassError("the tile lies outside its matrix", where)
-            start = tile.node, tile.rows.start, tile.columns.start, tile.copy
+            start = tile.node, tile.rows.start, tile.columns.start, tile.lane, tile.copy
             if start in starts:
                 raise PassError("two tiles begin at the same place of a matrix", where)
             starts.add(start)
@@ -213,6 +217,8 @@ def _tile(tile: Tile) -> str:
         text += f" scale {tile.scale:.4g} S"
     if tile.compensated:
         text += " compensated"
+    if tile.lanes > 1:
+        text += f" set {tile.lane + 1}/{tile.lanes}"
     if tile.provision is not None:
         text += f" bits {tile.provision.input_bits}/{tile.provision.output_bits}"
         if tile.remainder_of is not None:

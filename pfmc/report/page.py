@@ -16,7 +16,7 @@ from pfmc.errors import ArtifactError
 from pfmc.report import crossbar_pages, glass_pages
 from pfmc.report.attention import attention_pictures
 from pfmc.report.pictures import Picture, energy_picture
-from pfmc.report.terminal import manifest_facts, metric
+from pfmc.report.terminal import in_turns, manifest_facts, metric
 from pfmc.sections import Layer, TileEnergy, VolumeDetails
 from pfmc.technology.glass import GlassTechnology
 
@@ -97,7 +97,7 @@ def _layers(tiles: list[TileRecord], layers: Sequence[Layer]) -> list[dict[str, 
                 "columns": max(tile.column_stop for tile in members),
                 "tiles": len(members),
                 "scale": f"{scales[0]:.3g}" if len(scales) == 1 else f"{scales[0]:.3g} to {scales[-1]:.3g}",
-                "uses": f"{time.uses:,}",
+                "uses": f"{time.uses:,}{in_turns(time)}",
                 "read": metric(time.read_s, "s"),
                 "latency": metric(time.latency_s, "s"),
                 "share": f"{time.latency_s / total:.0%}" if total else "–",

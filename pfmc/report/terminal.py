@@ -90,7 +90,13 @@ def layer_facts(layers: Sequence[Layer]) -> list[tuple[str, str]]:
 
 def used(layer: Layer) -> str:
     """How often a contraction's tiles are used, and for how long."""
-    return f"{layer.uses:,} use{'' if layer.uses == 1 else 's'} × {metric(layer.read_s, 's')}"
+    uses = f"{layer.uses:,} use{'' if layer.uses == 1 else 's'}"
+    return f"{uses}{in_turns(layer)} × {metric(layer.read_s, 's')}"
+
+
+def in_turns(layer: Layer) -> str:
+    """How a layer's uses are dealt to several sets of its tiles."""
+    return "" if layer.side_by_side == 1 else f" on {layer.side_by_side} sets of tiles in {layer.turns:,} turns"
 
 
 def _names(names: Iterable[str]) -> str:

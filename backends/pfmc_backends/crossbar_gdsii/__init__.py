@@ -33,6 +33,7 @@ class CrossbarGdsii:
         "equalise",
         "scale",
         "calibrate",
+        "unroll",
         "provide",
         "place",
     )

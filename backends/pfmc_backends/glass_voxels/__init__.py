@@ -33,6 +33,7 @@ class GlassVoxels:
         "tile",
         "construct",
         "calibrate",
+        "unroll",
         "provide",
         "stack",
     )
