@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ def tile_energy(
     mean_square: Float[np.ndarray, " rows"],
     columns: int,
     provision: Provision,
+    beside: int = 1,
 ) -> dict[str, float]:
     """Joules of one matrix-vector product of one tile, by what takes them.
 
@@ -40,6 +42,7 @@ def tile_energy(
         mean_square: of the rows' voltages, V².
         columns: of the block: those that are converted.
         provision: its converters.
+        beside: tiles that share its input converters, itself among them; each counts its part of a conversion.
     """
     periphery, time = technology.periphery, read_time(technology, provision.output_bits)
     rows = len(mean_square)
@@ -52,16 +55,34 @@ def tile_energy(
         "output_stages_j": (supply - array) * time,
         "drivers_j": rows * periphery.driver_power.si * time,
         "amplifiers_j": columns * periphery.amplifier_power.si * time,
-        "converters_j": rows * dac + columns * adc,
+        "converters_j": rows * dac / beside + columns * adc,
     }
 
 
-def tile_area(technology: Technology, provision: Provision) -> tuple[float, float]:
-    """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not."""
+def shared_inputs(tiles: Iterable[Tile]) -> dict[str, int]:
+    """How many tiles share the input converters of each, itself among them, by name.
+
+    Those of one contraction that hold the same rows do, and so do their copies and second slices: they see the same
+    voltages. We assume that one converter serves them all, with a buffer at every row of every tile: tiles are drawn
+    with pins of their own. Another set of tiles (see :mod:`pfmc.uses`) sees other vectors.
+    """
+    tiles = list(tiles)
+    found = Counter((tile.node, tile.lane, tile.rows.start) for tile in tiles)
+    return {tile.name: found[tile.node, tile.lane, tile.rows.start] for tile in tiles}
+
+
+def tile_area(technology: Technology, provision: Provision, beside: int = 1) -> tuple[float, float]:
+    """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not.
+
+    ``beside``: tiles that share its input converters, itself among them; each counts its part of their area.
+    """
     _, _, width, height = tile_extent(technology)
     periphery, tile, usual = technology.periphery, technology.tile, Provision.standard(technology)
     doubling = technology.offer.converter_area_doubling.value
-    driver = periphery.driver_area.si * 2.0 ** ((provision.input_bits - usual.input_bits) / doubling)
+    dac = 0.0 if periphery.dac_area is None else periphery.dac_area.si
+    driver = (periphery.driver_area.si - dac + dac / beside) * 2.0 ** (
+        (provision.input_bits - usual.input_bits) / doubling
+    )
     adc = periphery.adc_area.si * 2.0 ** ((provision.output_bits - usual.output_bits) / doubling)
     adcs = -(-int(tile.columns.value) // int(periphery.columns_per_adc.value))
     around = tile.rows.value * driver + tile.columns.value * periphery.amplifier_area.si + adcs * adc
@@ -69,7 +90,7 @@ def tile_area(technology: Technology, provision: Provision) -> tuple[float, floa
 
 
 def tile_ground(technology: Technology, provision: Provision) -> float:
-    """Square metres of a tile with its share of the streets, and of what stands around it."""
+    """Square metres of a tile with its share of the streets, and of what stands around it, converters of its own."""
     _, _, width, height = tile_extent(technology)
     street, unit = technology.chip.tile_spacing.si, technology.grid.database_unit.si
     return (width * unit + street) * (height * unit + street) + tile_area(technology, provision)[1]
@@ -79,7 +100,8 @@ def area(layout: Layout) -> Area:
     """Of the chip's frame and of what stands around its tiles."""
     technology, to_mm = layout.technology, 1e6
     chip = layout.width * layout.height * technology.grid.database_unit.si**2
-    each = [tile_area(technology, provision_of(placed.tile)) for placed in layout.tiles]
+    beside = shared_inputs(layout.netlist.tiles)
+    each = [tile_area(technology, provision_of(tile), beside[tile.name]) for tile in layout.netlist.tiles]
     array, around = (sum(part) for part in zip(*each, strict=True))
     return Area(
         array_mm2=array * to_mm,
@@ -144,11 +166,16 @@ class Metered:
 
     def energies(self, volts: Mapping[str, float]) -> list[TileEnergy]:
         """Of every tile at these voltages, in the order of the layout."""
-        found = []
+        found, beside = [], shared_inputs(self.layout.netlist.tiles)
         for tile in (placed.tile for placed in self.layout.tiles):
             rows, mean_square = self.noted[tile.name].rows, mean_square_voltage(tile, volts[tile.name])
             spent = tile_energy(
-                self.layout.technology, rows[:, None], mean_square, len(tile.columns), provision_of(tile)
+                self.layout.technology,
+                rows[:, None],
+                mean_square,
+                len(tile.columns),
+                provision_of(tile),
+                beside[tile.name],
             )
             vectors = in_lane(self.vectors[tile.node], tile.lane, tile.lanes)
             per_inference = {name: vectors * joules for name, joules in spent.items()}

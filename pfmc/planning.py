@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from pfmc import glass_budget
-from pfmc.budget import read_time, tile_area, tile_energy
+from pfmc.budget import read_time, shared_inputs, tile_area, tile_energy
 from pfmc.errors import UsageError
 from pfmc.frontend.importer import import_model
 from pfmc.ir.graph import Graph, MatrixVector
@@ -119,13 +119,15 @@ def plan_model(model: Path, technology: str, spatial_unroll: int = 1) -> Plan | 
     vectors = {name: tuple(_vectors(user, netlist.graph) for user in users) for name, users in netlist.users().items()}
     lanes = lanes_of(netlist, vectors, spatial_unroll)
     positions = sum(lanes[tile.node] * len(tile.rows) * len(tile.columns) for tile in netlist.tiles)
-    products: Counter[tuple[int, int]] = Counter()
+    beside = shared_inputs(netlist.tiles)
+    products: Counter[tuple[int, int, int]] = Counter()
+    sharing: Counter[int] = Counter()
     for tile in netlist.tiles:
-        products[len(tile.rows), len(tile.columns)] += sum(vectors[tile.node])
+        products[len(tile.rows), len(tile.columns), beside[tile.name]] += sum(vectors[tile.node])
+        sharing[beside[tile.name]] += lanes[tile.node]
     used = layers(vectors, lanes, dict.fromkeys(vectors, _read_time(loaded)))
-    tiles = sum(lanes[tile.node] for tile in netlist.tiles)
     assumed = "axes of open length are 1 long"
-    return _plan(loaded, sum(weights.values()), tiles, 2 * positions, products, used, assumed)
+    return _plan(loaded, sum(weights.values()), sharing, 2 * positions, products, used, assumed)
 
 
 def _vectors(node: MatrixVector, graph: Graph) -> int:
@@ -166,19 +168,25 @@ def plan_parameters(parameters: float, technology: str) -> Plan | GlassPlan:
     rows, columns = int(loaded.tile.rows.value), int(loaded.tile.columns.value)
     tiles = -(-int(parameters) // (rows * columns))
     assumed = "each weight is used once"
-    return _plan(loaded, int(parameters), tiles, 2 * int(parameters), {(rows, columns): tiles}, (), assumed)
+    return _plan(loaded, int(parameters), {1: tiles}, 2 * int(parameters), {(rows, columns, 1): tiles}, (), assumed)
 
 
 def _plan(
     technology: AnyTechnology,
     parameters: int,
-    tiles: int,
+    sharing: Mapping[int, int],
     devices: int,
-    products: Mapping[tuple[int, int], int],
+    products: Mapping[tuple[int, int, int], int],
     used: tuple[Layer, ...],
     assumed: str,
 ) -> Plan | GlassPlan:
-    """``products``: matrix-vector products per inference, by rows and columns of the tile's block."""
+    """What is made of these numbers.
+
+    Args:
+        sharing: tiles, by how many share the input converters of one.
+        products: matrix-vector products per inference, by rows and columns of the tile's block and that number.
+    """
+    tiles = sum(sharing.values())
     latency = sum(layer.latency_s for layer in used) if used else None
     inputs = f"inputs have a root mean square of {INPUT:g} of full scale"
     if isinstance(technology, GlassTechnology):
@@ -187,7 +195,7 @@ def _plan(
         light = INPUT**2 * technology.optics.input_power.si
         spent = (
             count * sum(glass_budget.product_energy(technology, rows, columns, rows * light, provision).values())
-            for (rows, columns), count in products.items()
+            for (rows, columns, _), count in products.items()
         )
         return GlassPlan(
             technology=technology.name,
@@ -211,7 +219,11 @@ def _plan(
         tiles=tiles,
         devices=devices,
         area_mm2=tiles * (width + street) * (height + street) * unit_mm**2,
-        periphery_mm2=tiles * tile_area(technology, Provision.standard(technology))[1] * 1e6,
+        periphery_mm2=1e6
+        * sum(
+            count * tile_area(technology, Provision.standard(technology), beside)[1]
+            for beside, count in sharing.items()
+        ),
         energy_j=sum(count * _product_energy(technology, *size) for size, count in products.items()),
         latency_s=latency,
         layers=used,
@@ -224,11 +236,12 @@ def _plan(
     )
 
 
-def _product_energy(technology: Technology, rows: int, columns: int) -> float:
+def _product_energy(technology: Technology, rows: int, columns: int, beside: int) -> float:
     """Joules of a matrix-vector product of a block on a tile, from the usual size of weights and inputs."""
     cell = CrossbarTile.of(technology)
     used = cell.conductance_min + WEIGHT / 2 * (cell.conductance_max - cell.conductance_min)
     conductance = np.full((rows, 2 * cell.columns), cell.conductance_min)
     conductance[:, : 2 * columns] = used
     mean_square = np.full(rows, (INPUT * technology.converters.input_voltage.si) ** 2)
-    return sum(tile_energy(technology, conductance, mean_square, columns, Provision.standard(technology)).values())
+    provision = Provision.standard(technology)
+    return sum(tile_energy(technology, conductance, mean_square, columns, provision, beside).values())

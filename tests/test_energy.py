@@ -13,6 +13,7 @@ from builders import context, perceptron
 from crossbars import small
 from hypothesis import given
 from hypothesis import strategies as st
+from models import model, node, saved
 from pfmc_passes.calibrate import Calibrate
 from pfmc_passes.normalise import Normalise
 from pfmc_passes.place import Place
@@ -21,11 +22,12 @@ from pfmc_passes.scale import Scale
 from pfmc_passes.tile import Tile
 
 from pfmc.api import Bundle, compile, plan
-from pfmc.budget import Metered, read_time, tile_area
+from pfmc.budget import Metered, read_time, shared_inputs, tile_area
 from pfmc.bundle import read_details, read_manifest
 from pfmc.errors import PassError
 from pfmc.layout.layout import Layout
 from pfmc.netlist.netlist import Provision
+from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.physics import energy
 from pfmc.physics.network import Wires, transfer_matrix
 from pfmc.report.terminal import layer_facts, metric
@@ -128,7 +130,8 @@ def test_a_tile_draws_what_each_vector_of_the_data_draws(tmp_path: Path, rng: np
         watts = np.mean([(v[:, None, None] ** 2 / ohms).sum() for v in voltage])
         vectors = 1 if tile.node == "fc1" else 5
         assert spent.resistive_j == pytest.approx(vectors * watts * time, rel=1e-6)
-        conversions = len(tile.rows) * 6e-15 * 1024 + len(tile.columns) * 48e-15 * 1024
+        beside = 2 if tile.node == "fc1" else 1  # blocks of columns, which the same rows drive
+        conversions = len(tile.rows) * 6e-15 * 1024 / beside + len(tile.columns) * 48e-15 * 1024
         assert spent.converters_j == pytest.approx(vectors * conversions)
         amperes = np.abs(voltage[:, :, None, None] / ohms).sum(axis=(1, 2, 3)).mean()
         assert 0 < (amperes * 1.2 - watts) * time * vectors <= spent.output_stages_j
@@ -177,6 +180,47 @@ def test_area_by_hand() -> None:
     assert around == pytest.approx((64 * 2800 + 60 * 1500) * 1e-12 + 8 * 0.098e-6)  # 7.5 converters do not exist
     _, finer = tile_area(small("sg13g2", 64, 60), Provision(10, 12))
     assert finer - around == pytest.approx(8 * 0.098e-6)  # two more bits double it
+    _, beside = tile_area(small("sg13g2", 64, 60), Provision(10, 10), 4)
+    assert around - beside == pytest.approx(64 * 1400e-12 * 3 / 4)  # one converter for four tiles, and four buffers
+
+
+@given(
+    places=st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1
+    )
+)
+def test_each_row_that_is_driven_has_one_converter(places: list[tuple[str, int, int, int]]) -> None:
+    """Of one contraction, set and block of rows, over all blocks of columns and copies: the parts make up a whole."""
+    tiles = [
+        NetlistTile(f"t{i}", name, range(8 * row, 8 * row + 8), range(4 * column, 4 * column + 4), lane=lane, lanes=3)
+        for i, (name, lane, row, column) in enumerate(places)
+    ]
+    beside = shared_inputs(tiles)
+    converters = sum(1 / beside[tile.name] for tile in tiles)
+    assert converters == pytest.approx(len({(name, lane, row) for name, lane, row, _ in places}))
+
+
+def test_query_key_and_value_are_converted_once(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Three projections of a sequence of five share the converters of their eight rows; each has its own columns."""
+    names = ("query", "key", "value")
+    path = saved(
+        model(
+            [node("MatMul", f"x w{name}", name, name=name) for name in names],
+            {"x": [None, 5, 8]},
+            list(names),
+            {f"w{name}": rng.standard_normal((8, 6)).astype(np.float32) for name in names},
+        ),
+        tmp_path,
+    )
+    bundle = compile(path, tmp_path / "chip")
+    made, technology = bundle.manifest, bundle.manifest.technology
+    assert made.tiles == 3
+    assert made.energy.converters_j == pytest.approx(5 * (8 * 6e-15 * 1024 + 3 * 6 * 48e-15 * 1024))
+    apart, together = (tile_area(technology, Provision(10, 10), beside)[1] for beside in (1, 3))
+    assert made.area.periphery_mm2 == pytest.approx(3e6 * together)
+    assert apart - together == pytest.approx(2 / 3 * technology.tile.rows.value * 1400e-12)
+    planned = plan(path)
+    assert planned.periphery_mm2 == pytest.approx(made.area.periphery_mm2)
 
 
 @pytest.fixture(scope="module")

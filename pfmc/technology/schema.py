@@ -164,13 +164,15 @@ class Converters(Model):
 class Periphery(Model):
     """What stands around a tile: it is sized and not drawn.
 
-    Each row has a digital-to-analog converter and a driver, each pair of columns an amplifier; converters at the
-    columns are shared, and the array stays driven until the last of their columns is converted.
+    Each row has a driver, each pair of columns an amplifier. The rows of tiles that stand side by side share a
+    digital-to-analog converter; converters at the columns are shared too, and the array stays driven until the last of
+    their columns is converted.
     """
 
     supply_voltage: Voltage
     driver_power: Power  # of one, whatever it delivers
     driver_area: Area  # of one, with its digital-to-analog converter
+    dac_area: Area | None = None  # of that, what tiles with the same inputs share: without it, nothing
     dac_energy_per_step: Energy  # a conversion takes 2^bits times as much
     amplifier_power: Power
     amplifier_bandwidth: Frequency  # of driver, array and amplifier together
