@@ -147,6 +147,7 @@ def compile(
     except_: Sequence[str] = (),
     tables: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
+    low_rank: float | None = None,
     max_relative_error: float | None = None,
     min_agreement: float | None = None,
     spatial_unroll: int | None = None,
@@ -167,6 +168,7 @@ def compile(
         except_: keep those digital whose name is like one of these.
         tables: build the constant tables of Gather nodes with a name like one of these too: a lookup drives one row.
         options: of passes, as ``{"tile.rows": 32}``.
+        low_rank: split matrices in two of a small rank where that is smaller; the relative error of each, at most.
         max_relative_error, min_agreement: choose each contraction's converters, copies and slices of its tiles, and
             the size of tiles and width of wires (unless options of "tile" are given), with the smallest area, so that
             chips as made and trimmed reach it on average, with a standard error to spare, on the calibration data. An
@@ -194,6 +196,7 @@ def compile(
         settings=settings,
         selection=Selection(tuple(only), tuple(except_)),
         tables=tuple(tables),
+        low_rank=low_rank,
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

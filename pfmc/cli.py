@@ -103,6 +103,12 @@ def compile_command(
     print_after: Annotated[
         list[str] | None, typer.Option(help="Print what a pass made, on stderr.", metavar="PASS")
     ] = None,
+    low_rank: Annotated[
+        float | None,
+        typer.Option(
+            help="Split matrices in two of a small rank: relative error of each, at most.", min=0.0, max=0.999
+        ),
+    ] = None,
     max_relative_error: Annotated[
         float | None,
         typer.Option(
@@ -136,6 +142,7 @@ def compile_command(
         print_after=tuple(print_after or ()),
         selection=Selection(tuple(only or ()), tuple(except_ or ())),
         tables=tuple(tables or ()),
+        low_rank=low_rank,
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -66,6 +66,7 @@ class CompileOptions:
         print_after: passes whose result is shown in textual form.
         selection: which contractions are mapped; the others stay digital.
         tables: patterns of names of Gather nodes whose constant tables are mapped too.
+        low_rank: error of matrices that may be split into two of a small rank; None: none is.
         requirement: an accuracy that converters, tiles and wires are chosen for; None: what the technology says.
         workers: processes that construct tiles side by side; None: one per core that this process may use.
         resume: go on with what an interrupted compile into the same folder has finished.
@@ -79,6 +80,7 @@ class CompileOptions:
     print_after: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     tables: tuple[str, ...] = ()
+    low_rank: float | None = None
     requirement: Requirement | None = None
     seed: int = 0
     workers: int | None = None
@@ -200,7 +202,7 @@ class _Source:
     def calibration(self, netlist: Netlist) -> Calibration:
         """What the ranges of a netlist rest on."""
         users = netlist.users().items()
-        unreached = (name for name, some in users if not any(user.input in self.reached for user in some))
+        unreached = (name for name, some in users if not any(user.observed in self.reached for user in some))
         return Calibration(
             data=self.dataset.source,
             samples=self.dataset.samples,
@@ -271,17 +273,22 @@ def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
         UsageError: unknown pass or option, or a setting for a pass that is not in the pipeline.
     """
     names = list(backend.pipeline)
-    for added in options.add_passes:
+    settings = {name: dict(some) for name, some in options.settings.items()}
+    add_passes = list(options.add_passes)
+    if options.low_rank is not None:
+        add_passes += [] if "factorise" in add_passes else ["factorise"]
+        settings.setdefault("factorise", {})["error"] = str(options.low_rank)
+    for added in add_passes:
         kind = load_pass(added)
         if kind.after not in names:
             raise UsageError(
                 f"it belongs after {kind.after or 'no pass'}, which is not in the pipeline", f"pass {added}"
             )
         names.insert(names.index(kind.after) + 1, added)
-    for name in (*options.settings, *options.print_after):
+    for name in (*settings, *options.print_after):
         if name not in names:
             raise UsageError("no such pass in the pipeline", name, f"passes: {', '.join(names)}")
-    return [with_options(load_pass(name), dict(options.settings.get(name, {}))) for name in names]
+    return [with_options(load_pass(name), settings.get(name, {})) for name in names]
 
 
 def _shared_files(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pfmc.ir.attention import Attention
 from pfmc.netlist.netlist import Saving
@@ -89,6 +89,7 @@ class AttentionEntry(Part):
 class SavingEntry(Part):
     """What is not drawn because contractions were made smaller than the model has them; ``nodes``: as in the tiles.
 
+    ``errors``: of matrices that were approximated, ‖drawn - model's‖ / ‖model's‖ by Frobenius' norm, by contraction.
     ``devices`` and ``tiles`` are before copies; parameters and multiply-accumulates are counted on the model itself.
     """
 
@@ -96,11 +97,18 @@ class SavingEntry(Part):
     how: tuple[str, ...]
     devices: int
     tiles: int
+    errors: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, saving: Saving) -> SavingEntry:
         """The entry of one of a Netlist's."""
-        return cls(nodes=saving.nodes, how=saving.how, devices=saving.devices, tiles=saving.tiles)
+        return cls(
+            nodes=saving.nodes,
+            how=saving.how,
+            devices=saving.devices,
+            tiles=saving.tiles,
+            errors=dict(saving.errors),
+        )
 
 
 class ChipSize(Part):

@@ -21,12 +21,12 @@ def input_vectors(
     seen with it; one in a body that is not run is not seen.
     """
     users = source.users()
-    values = sorted({user.input for some in users.values() for user in some})
+    values = sorted({user.observed for some in users.values() for user in some})
     for batch in context.activations(values):
         for node, tiles in source.by_node():
-            read = [user for user in users[node.name] if user.input in batch]
+            read = [user for user in users[node.name] if user.observed in batch]
             if read:
-                seen = np.concatenate([thinned(_vectors(user, batch[user.input]), most) for user in read])
+                seen = np.concatenate([thinned(_vectors(user, batch[user.observed]), most) for user in read])
                 whole = seen[~np.isnan(seen).any(axis=1)]
                 yield node, tiles, whole if node.input_shift is None else np.ldexp(whole, -node.input_shift)
 
@@ -38,6 +38,11 @@ def thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.n
 
 def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
     """The input vectors of a contraction as its rows take them, one per row."""
-    vectors = values if node.windows is None else node.windows(values)
-    found = np.asarray(vectors.reshape(-1, node.entries), dtype=np.float32)
+    if node.through is not None:
+        matrix = node.through.matrix
+        left = matrix.block(range(matrix.rows), range(matrix.columns)).astype(np.float32)
+        found = _vectors(node.through, values) @ left
+    else:
+        vectors = values if node.windows is None else node.windows(values)
+        found = np.asarray(vectors.reshape(-1, node.entries), dtype=np.float32)
     return found if node.arranged is None else node.arranged.taken(found)

@@ -35,5 +35,6 @@ def _saving(together: Sequence[MatrixVector], drawn: Sequence[Block], rows: int,
     needed = [block for origin in origins.values() for block in blocks(origin.matrix, rows, columns)]
     how = dict.fromkeys(note for node in together for note in node.notes)
     names = tuple(node.name for node in together)
+    errors = tuple((node.name, node.error) for node in together if node.error)
     (tiles, weights), (tiles_left, weights_left) = cost(needed), cost(drawn)
-    return Saving(names, tuple(how), 2 * (weights - weights_left), tiles - tiles_left)
+    return Saving(names, tuple(how), 2 * (weights - weights_left), tiles - tiles_left, errors)

@@ -60,22 +60,25 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
     gone = {name for node in contractions for name in node.replaces}
     removed = [node for _, node in entered(model.graph) if node.name in gone]
     place = {value: i for i, node in enumerate(removed) for value in node.output}
-    replacement: dict[str, Splice] = {}  # by the value that was made where it will stand
+    stands = dict(zip(place, place, strict=True)) | {
+        node.input: node.output for node in contractions if node.through is not None
+    }
+    replacement: dict[str, list[Splice]] = {}  # by the value that was made where they will stand
     for contraction in contractions:
         for output in contraction.outputs:
-            if output not in place:
+            if output not in stands:
                 raise PassError(f"no node that it replaces makes {output}", f"node {contraction.name}")
-        replacement[min(contraction.outputs, key=place.__getitem__)] = _call(contraction, names)
+        first = min((stands[output] for output in contraction.outputs), key=place.__getitem__)
+        replacement.setdefault(first, []).append(_call(contraction, names))
     for part in graphs_of(model.graph):
         nodes: list[onnx.NodeProto] = []
         for node in part.node:
             if node.name not in gone:
                 nodes.append(node)
             for value in node.output:
-                if value in replacement:
-                    nodes.extend(replacement[value].nodes)
+                nodes.extend(new for splice in replacement.get(value, []) for new in splice.nodes)
         replace_all(part.node, nodes)
-    for splice in replacement.values():
+    for splice in (splice for splices in replacement.values() for splice in splices):
         model.graph.initializer.extend(splice.initializers)
     lost = place.keys() - {output for contraction in contractions for output in contraction.outputs}
     replace_all(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])

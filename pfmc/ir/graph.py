@@ -119,6 +119,8 @@ class MatrixVector(Contraction):
             model's. Weight, bias and output are those of the first.
         made_of: the model's contractions whose weights its matrix was computed from, one behind the other; empty: it
             is one of them.
+        through: the contraction that makes its input, where that is no value of the model; it makes nothing else.
+        error: of the product of both matrices against the model's, relative, by Frobenius' norm; 0: there is none.
         arranged: how the vectors of the matrix that is drawn differ from the model's; None: they do not.
         notes: what was done to make it smaller, in words.
         input_shift: binary exponents; each input is divided by that power of two in front of its converter, and the
@@ -130,6 +132,8 @@ class MatrixVector(Contraction):
     shares: str = ""
     parts: tuple[MatrixVector, ...] = ()
     made_of: tuple[MatrixVector, ...] = ()
+    through: MatrixVector | None = None
+    error: float = 0.0
     arranged: Arrangement | None = None
     notes: tuple[str, ...] = ()
     input_shift: Int[np.ndarray, " rows"] | None = None
@@ -143,6 +147,11 @@ class MatrixVector(Contraction):
     def origins(self) -> tuple[MatrixVector, ...]:
         """The model's contractions that it stands for; all of them take as many vectors."""
         return tuple(origin for member in self.members for origin in (member.made_of or (member,)))
+
+    @property
+    def observed(self) -> str:
+        """The value of the model that its input follows from."""
+        return self.input if self.through is None else self.through.input
 
     @property
     def entries(self) -> int:

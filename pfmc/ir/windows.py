@@ -18,6 +18,12 @@ class Windows:
     pads_begin: tuple[int, ...]
     pads_end: tuple[int, ...]
 
+    @classmethod
+    def single(cls, axes: int) -> Windows:
+        """Single positions."""
+        ones, zeros = (1,) * axes, (0,) * axes
+        return cls(ones, ones, ones, zeros, zeros)
+
     def __call__(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, "batch *positions rows"]:
         """The windows of ``x`` as vectors: channel slowest, then the kernel's axes, as ONNX stores a Conv's weights."""
         axes = len(self.kernel)

@@ -115,12 +115,14 @@ class Saving:
         how: in words.
         devices: fewer, two per weight on a tile.
         tiles: fewer, as they are cut, before copies.
+        errors: of matrices that were approximated, relative, by the name of the contraction.
     """
 
     nodes: tuple[str, ...]
     how: tuple[str, ...]
     devices: int
     tiles: int
+    errors: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
