@@ -29,7 +29,7 @@ from pfmc.ir.graph import Graph, MatMul
 from pfmc.ir.text import render
 from pfmc.passmanager import Context, with_options
 from pfmc.registry import backend_for
-from pfmc.report.terminal import saving_facts
+from pfmc.report.terminal import manifest_facts, saving_facts
 from pfmc.technology.loader import load
 
 
@@ -169,3 +169,9 @@ def test_from_masks(tmp_path: Path, rng: np.random.Generator) -> None:
     assert verdict.outputs["y"].relative_error == pytest.approx(lost, rel=0.2)
     ((_, text),) = saving_facts(manifest.savings)
     assert f"error {lost:.2%}" in text
+
+
+def test_it_is_said_where_no_matrix_has_a_small_rank(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = saved(model([node("MatMul", "x w", "y")], {"x": ["n", 9]}, ["y"], {"w": normal(rng, 9, 4)}), tmp_path)
+    manifest = pfmc.compile(path, tmp_path / "chip", technology="generic", low_rank=0.1).manifest
+    assert ("low rank", "no matrix is smaller as two of them with an error of 10.00%") in manifest_facts(manifest)

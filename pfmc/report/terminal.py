@@ -53,6 +53,7 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
             for n, some in manifest.shared_tiles.items()
         ),
         *saving_facts(manifest.savings),
+        *_low_rank_facts(manifest),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
 
@@ -65,6 +66,14 @@ def saving_facts(savings: Sequence[SavingEntry]) -> list[tuple[str, str]]:
     if others:
         texts.append(f"{_saved(sum(s.devices for s in others), sum(s.tiles for s in others))}: {len(others)} more")
     return [("" if i else "saved", text) for i, text in enumerate(texts)]
+
+
+def _low_rank_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """Where a small rank was asked for and no matrix has one."""
+    asked = [step.options["error"] for step in manifest.passes if step.name == "factorise"]
+    if not asked or any(saving.errors for saving in manifest.savings):
+        return []
+    return [("low rank", f"no matrix is smaller as two of them with an error of {asked[0]:.2%}")]
 
 
 def _saved(devices: int, tiles: int) -> str:
