@@ -90,12 +90,13 @@ class SavingEntry(Part):
     """What is not drawn because contractions were made smaller than the model has them; ``nodes``: as in the tiles.
 
     ``errors``: of matrices that were approximated, ‖drawn - model's‖ / ‖model's‖ by Frobenius' norm, by contraction.
-    ``devices`` and ``tiles`` are before copies; parameters and multiply-accumulates are counted on the model itself.
+    ``weights``: as tiles hold them, zeros too; on a crossbar two devices each. These and ``tiles`` are before copies.
+    Parameters and multiply-accumulates are counted on the model itself.
     """
 
     nodes: tuple[str, ...]
     how: tuple[str, ...]
-    devices: int
+    weights: int
     tiles: int
     errors: dict[str, float] = Field(default_factory=dict)
 
@@ -105,7 +106,7 @@ class SavingEntry(Part):
         return cls(
             nodes=saving.nodes,
             how=saving.how,
-            devices=saving.devices,
+            weights=saving.weights,
             tiles=saving.tiles,
             errors=dict(saving.errors),
         )

@@ -25,6 +25,7 @@ from pfmc.ir.derived import Dense
 from pfmc.ir.graph import Graph
 from pfmc.ir.text import render
 from pfmc.passmanager import Context
+from pfmc.report.terminal import manifest_facts
 from pfmc.technology.loader import load
 
 CONTEXT = Context(load("sg13g2"), lambda _: iter(()), "made")
@@ -103,7 +104,7 @@ def test_a_chain_in_text_and_what_it_saves(tmp_path: Path, rng: np.random.Genera
         "; 2 contractions as one\n"
     ) in render(graph)
     (saving,) = Tile().run(graph, CONTEXT).savings
-    assert (saving.nodes, saving.devices, saving.tiles) == (("A*B",), 2 * (70 * 65 + 65 * 5 - 70 * 5), 4 + 2 - 2)
+    assert (saving.nodes, saving.weights, saving.tiles) == (("A*B",), 70 * 65 + 65 * 5 - 70 * 5, 4 + 2 - 2)
     product = constants["a"].astype(np.float64) @ constants["b"]
     matrix = graph.matrices()[0].matrix
     assert isinstance(matrix, Dense)
@@ -144,6 +145,7 @@ def test_a_collapsed_chain_is_counted_as_the_model_has_it(tmp_path: Path, rng: n
     manifest = bundle.manifest
     assert (manifest.parameters.mapped, manifest.parameters.total) == (300, 300)
     assert (manifest.macs.mapped, manifest.macs.total) == (300, 300)
-    assert (manifest.devices, manifest.savings[0].devices) == (2 * 36, 2 * (300 - 36))
+    assert (manifest.devices, manifest.savings[0].weights) == (2 * 36, 300 - 36)
+    assert ("saved", "528 devices, 1 tile: A*B, 2 contractions as one") in manifest_facts(manifest)
     assert manifest.energy.per_inference_j == pytest.approx(300 * manifest.energy.per_mac_j)
     assert bundle.verify().passed

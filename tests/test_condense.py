@@ -124,7 +124,7 @@ def test_text_and_savings(tmp_path: Path, rng: np.random.Generator) -> None:
     notes = "; 3 rows of zeros, 1 column of zeros, 5 columns as multiples of others"
     assert f'matrixvector @fc (%x) 63x64 of 66x70 of "w" float32[66x70] {notes}\n' in render(graph)
     (saving,) = Tile().run(graph, CONTEXT).savings
-    assert (saving.devices, saving.tiles) == (2 * (66 * 70 - 63 * 64), 3)
+    assert (saving.weights, saving.tiles) == (66 * 70 - 63 * 64, 3)
 
 
 def test_matrices_with_the_same_weights_still_share_tiles(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -147,7 +147,7 @@ def test_from_masks(tmp_path: Path, rng: np.random.Generator, technology: str) -
     x = normal(rng, 40, 4, 5, 5) * np.array([1, 1, 8, 1], np.float32)[:, None, None]
     np.savez(tmp_path / "x.npz", x=x)
     bundle = pfmc.compile(path, tmp_path / "chip", technology=technology, calibration=tmp_path / "x.npz")
-    assert (bundle.manifest.devices, bundle.manifest.savings[0].devices) == (2 * 33 * 5, 2 * (36 * 6 - 33 * 5))
+    assert (bundle.manifest.devices, bundle.manifest.savings[0].weights) == (2 * 33 * 5, 36 * 6 - 33 * 5)
     assert bundle.manifest.parameters.mapped == values.size
     assert bundle.verify(tmp_path / "x.npz", tolerance=0.03).passed
 

@@ -160,14 +160,14 @@ def test_from_masks(tmp_path: Path, rng: np.random.Generator) -> None:
     manifest = bundle.manifest
     (saving,) = manifest.savings
     assert (manifest.parameters.mapped, manifest.macs.mapped) == (9100, 9100)
-    assert manifest.devices + saving.devices == 2 * 9100
+    assert manifest.devices + 2 * saving.weights == 2 * 9100
     assert manifest.calibration.unreached == ()
     lost = saving.errors["MatMul_1/right"]
     assert 0.05 < lost <= 0.12
     verdict = bundle.verify(tmp_path / "x.npz")
     assert not verdict.passed
     assert verdict.outputs["y"].relative_error == pytest.approx(lost, rel=0.2)
-    ((_, text),) = saving_facts(manifest.savings)
+    ((_, text),) = saving_facts(manifest)
     assert f"error {lost:.2%}" in text
 
 

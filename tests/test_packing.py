@@ -114,7 +114,7 @@ def test_groups_that_do_not_fill_tiles_get_tiles_of_their_own(tmp_path: Path, rn
     (saving,) = netlist.savings
     drawn = 3 * 64 * 64 + 4 * 64 * 64 - 4 * 48 * 48
     assert (saving.tiles, saving.how) == (3, ("rows and columns in another order",))
-    assert saving.devices == 2 * drawn
+    assert saving.weights == drawn
     assert "240x192 of 192x192 of" in render(netlist.graph)
 
 

@@ -37,4 +37,4 @@ def _saving(together: Sequence[MatrixVector], drawn: Sequence[Block], rows: int,
     names = tuple(node.name for node in together)
     errors = tuple((node.name, node.error) for node in together if node.error)
     (tiles, weights), (tiles_left, weights_left) = cost(needed), cost(drawn)
-    return Saving(names, tuple(how), 2 * (weights - weights_left), tiles - tiles_left, errors)
+    return Saving(names, tuple(how), weights - weights_left, tiles - tiles_left, errors)

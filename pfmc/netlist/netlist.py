@@ -113,14 +113,14 @@ class Saving:
     Attributes:
         nodes: their names.
         how: in words.
-        devices: fewer, two per weight on a tile.
+        weights: fewer, counted as tiles hold them, zeros too.
         tiles: fewer, as they are cut, before copies.
         errors: of matrices that were approximated, relative, by the name of the contraction.
     """
 
     nodes: tuple[str, ...]
     how: tuple[str, ...]
-    devices: int
+    weights: int
     tiles: int
     errors: tuple[tuple[str, float], ...] = ()
 

@@ -52,19 +52,24 @@ def manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
             ("tiles shared", f"those of {printable(n)} with {_names(some)}")
             for n, some in manifest.shared_tiles.items()
         ),
-        *saving_facts(manifest.savings),
+        *saving_facts(manifest),
         *_low_rank_facts(manifest),
         ("kept on the host", ", ".join(map(printable, manifest.on_host)) or "nothing that could be mapped"),
     ]
 
 
-def saving_facts(savings: Sequence[SavingEntry]) -> list[tuple[str, str]]:
-    """What was made smaller than the model has it, the most devices first."""
-    largest = sorted(savings, key=lambda saving: saving.devices, reverse=True)
+def saving_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What was made smaller than the model has it, the most weights first."""
+
+    def saved(savings: Sequence[SavingEntry]) -> str:
+        weights, tiles = sum(saving.weights for saving in savings), sum(saving.tiles for saving in savings)
+        what = f"{2 * weights:,} devices" if manifest.glass is None else f"{weights:,} weights"
+        return f"{what}, {tiles:,} tile{'' if tiles == 1 else 's'}"
+
+    largest = sorted(manifest.savings, key=lambda saving: saving.weights, reverse=True)
     shown, others = largest[:SAVINGS_SHOWN], largest[SAVINGS_SHOWN:]
-    texts = [f"{_saved(s.devices, s.tiles)}: {_names(s.nodes)}, {'; '.join(s.how)}" for s in shown]
-    if others:
-        texts.append(f"{_saved(sum(s.devices for s in others), sum(s.tiles for s in others))}: {len(others)} more")
+    texts = [f"{saved([saving])}: {_names(saving.nodes)}, {'; '.join(saving.how)}" for saving in shown]
+    texts += [f"{saved(others)}: {len(others)} more"] if others else []
     return [("" if i else "saved", text) for i, text in enumerate(texts)]
 
 
@@ -74,10 +79,6 @@ def _low_rank_facts(manifest: Manifest) -> list[tuple[str, str]]:
     if not asked or any(saving.errors for saving in manifest.savings):
         return []
     return [("low rank", f"no matrix is smaller as two of them with an error of {asked[0]:.2%}")]
-
-
-def _saved(devices: int, tiles: int) -> str:
-    return f"{devices:,} devices, {tiles:,} tile{'' if tiles == 1 else 's'}"
 
 
 def layer_facts(layers: Sequence[Layer]) -> list[tuple[str, str]]:
