@@ -26,15 +26,22 @@ from pfmc_backends.glass_voxels.stl import write_stl
 from pfmc_backends.glass_voxels.tiff import write_tiff
 from pfmc_backends.glass_voxels.volume import WrittenVolume
 from pfmc_backends.glass_voxels.vti import write_vti
+from scipy.ndimage import gaussian_filter
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkIOXML import vtkXMLImageDataReader
 from written import written_volume
 
 from pfmc.errors import UsageError
+from pfmc.physics.volume import Volume
 
 SHAPE = (3, 7, 10)
 SCAN = {"scan_pitch": 3e-6, "speed": 0.02}
 PATH = Path("unused")
+
+
+def block() -> Volume:
+    """The written volume of this shape as its light would be computed, without blur."""
+    return Volume(*SHAPE, voxel=0.9e-6, layer=6e-6, wavelength=1e-6, index=1.4525)
 
 
 def binary_volume(levels: np.ndarray) -> WrittenVolume:
@@ -85,14 +92,33 @@ def test_vtk_reads_levels_index_and_geometry(tmp_path: Path) -> None:
 
 def test_hdf5_holds_the_permittivity_with_x_first(tmp_path: Path) -> None:
     volume = written_volume(SHAPE, sign=-1)
-    write_meep(volume, tmp_path / "v.h5")
+    write_meep(volume, tmp_path / "v.h5", block())
     with h5py.File(tmp_path / "v.h5") as file:
         assert list(file) == ["eps"]
         permittivity = file["eps"][()]
         assert file["eps"].attrs["size_um"] == pytest.approx([9.0, 6.3, 18.0])
-    assert permittivity.shape == (10, 7, 3)
-    assert permittivity[8, 5, 1] == (1.4525 + volume.index_change[volume.levels[1, 5, 8]]) ** 2
-    assert np.array_equal(permittivity.T, volume.refractive_index() ** 2)
+    assert permittivity.shape == (4 * 10, 4 * 7, 8 * 3)
+    assert permittivity[35, 20, 15] == (1.4525 + volume.index_change[volume.levels[1, 5, 8]]) ** 2
+    expected = volume.refractive_index() ** 2
+    for axis, count in enumerate((8, 4, 4)):
+        expected = np.repeat(expected, count, axis)
+    np.testing.assert_allclose(permittivity.T, expected, rtol=1e-12)
+
+
+def test_hdf5_holds_the_blur_of_the_writing(tmp_path: Path) -> None:
+    """Each layer by its own standard deviation, as SciPy blurs it on a grid five times as fine."""
+    volume, spreads = written_volume(SHAPE), (0.45e-6, 0.6e-6, 0.9e-6)
+    write_meep(volume, tmp_path / "v.h5", replace(block(), spread=spreads))
+    with h5py.File(tmp_path / "v.h5") as file:
+        change = np.sqrt(file["eps"][()].T) - volume.index
+        across = file["eps"].attrs["size_um"][:2] / 0.225
+    assert across == pytest.approx(change.shape[:0:-1])
+    rims = [(n - 4 * voxels) // 2 for n, voxels in zip(change.shape[1:], SHAPE[1:], strict=True)]
+    assert min(rims) >= 16  # four standard deviations of 0.9 um
+    for layer, spread in enumerate(spreads):
+        fine = np.kron(volume.index_change[volume.levels[layer]], np.ones((20, 20)))
+        fine = gaussian_filter(np.pad(fine, [(5 * rim, 5 * rim) for rim in rims]), spread / 0.045e-6, truncate=6)
+        np.testing.assert_allclose(change[8 * layer + 3], fine[2::5, 2::5], atol=1e-5)  # of 4e-3
 
 
 @pytest.mark.parametrize("name", ["tifffile", "h5py"])
@@ -312,7 +338,7 @@ def test_more_power_than_there_is_is_refused_and_leaves_no_file(tmp_path: Path) 
 WRITERS: dict[str, Callable[[WrittenVolume, Path], None]] = {
     "tiff": write_tiff,
     "vti": write_vti,
-    "meep": write_meep,
+    "meep": lambda volume, path: write_meep(volume, path, block()),
     "stl": write_stl,
     "gwl": lambda volume, path: write_gwl(volume, path, **SCAN, full_power=0.5),
     "pgm": lambda volume, path: write_pgm(volume, path, **SCAN, line_settling=1e-3, full_power=0.5),

@@ -8,6 +8,7 @@ from typing import Final
 
 from pfmc.bundle import TileRecord, new_file
 from pfmc.errors import UsageError
+from pfmc.primitives.volume import DiffractiveVolume
 from pfmc.technology.glass import GlassTechnology
 from pfmc_backends.glass_voxels import store
 from pfmc_backends.glass_voxels.gwl import write_gwl
@@ -23,7 +24,7 @@ FORMATS: Final = {
     "ome-zarr": "one volume as OME-Zarr 0.5, for napari",
     "tiff": "one volume as a 16-bit TIFF stack, for Fiji",
     "vti": "one volume as VTK image data, for ParaView",
-    "meep": "one volume's permittivity in HDF5, for Meep",
+    "meep": "one volume's permittivity as written, blur included, in HDF5: for Meep",
     "stl": "boundary of what is written in one volume of two levels",
     "gwl": "path of the focus through one volume, for Nanoscribe",
     "pgm": "path of the focus through one volume as G-code, for Aerotech's controllers",
@@ -70,7 +71,8 @@ def _write(volume: WrittenVolume, technology: GlassTechnology, format: str, path
         case "vti":
             write_vti(volume, path)
         case "meep":
-            write_meep(volume, path)
+            layers, across, _ = volume.levels.shape
+            write_meep(volume, path, DiffractiveVolume.of(technology).volume(layers, across))
         case "stl":
             write_stl(volume, path)
         case "gwl":
