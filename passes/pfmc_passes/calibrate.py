@@ -30,7 +30,7 @@ class Rule(StrEnum):
 class Calibrate(Pass[Netlist, Netlist]):
     """Set the range of each tile's converters from what they see of the calibration data.
 
-    The mean square of each row's input, which says what power the tile takes, is noted beside them.
+    The mean of each row's input, and its mean square, which says what power the tile takes, are noted beside them.
 
     Tiles that stand side by side see the same inputs and get the same input range: they share drivers. The data are run
     twice, for the largest values and for what each range would cost, so that no value need be kept.
@@ -62,10 +62,11 @@ class Calibrate(Pass[Netlist, Netlist]):
         bits = Provision.standard(context.technology)
         rows = {(tile.node, tile.rows.start): _Converters(bits.input_bits) for tile in source.tiles}
         columns = {tile.name: _Converters(bits.output_bits) for tile in source.tiles}
-        squares = {node.name: np.zeros(node.matrix.rows) for node, _ in source.by_node()}
-        seen = dict.fromkeys(squares, 0)
+        sums = {node.name: np.zeros((2, node.matrix.rows)) for node, _ in source.by_node()}  # of inputs, and squares
+        seen = dict.fromkeys(sums, 0)
         for node, tiles, vectors in input_vectors(source, context, self.vectors):
-            squares[node.name] += np.square(vectors, dtype=np.float64).sum(axis=0)
+            sums[node.name][0] += vectors.sum(axis=0, dtype=np.float64)
+            sums[node.name][1] += np.square(vectors, dtype=np.float64).sum(axis=0)
             seen[node.name] += len(vectors)
             for start, inputs in _by_rows(tiles, vectors):
                 rows[node.name, start].reach_for(inputs)
@@ -78,13 +79,14 @@ class Calibrate(Pass[Netlist, Netlist]):
             for tile, outputs in _by_tile(node, tiles, vectors):
                 columns[tile.name].weigh(outputs, self.range, self.headroom)
         shifts = {node.name: node.input_shift for node, _ in source.by_node()}
-        means = {name: total / max(seen[name], 1) for name, total in squares.items()}
+        means = {name: total / max(seen[name], 1) for name, total in sums.items()}
         tiles_ranged = (
             replace(
                 tile,
                 input_range=self._chosen(rows[tile.node, tile.rows.start]),
                 output_range=self._chosen(columns[tile.name]),
-                mean_square=means[tile.node][tile.rows.start : tile.rows.stop],
+                mean=means[tile.node][0, tile.rows.start : tile.rows.stop],
+                mean_square=means[tile.node][1, tile.rows.start : tile.rows.stop],
                 input_shift=_part(shifts[tile.node], tile.rows),
             )
             for tile in source.tiles

@@ -76,7 +76,7 @@ class Tile:
         input_range: of the input vector's entries that this tile sees, in the model's units, less the shifts.
         input_shift: of each row, binary exponents; see :class:`pfmc.ir.graph.MatrixVector`. None: there are none.
         output_range: of the tile's partial sums, in the model's units.
-        mean_square: of each row's input, in the square of those units.
+        mean, mean_square: of each row's input, in those units and their square.
         scale: siemens per unit of weight.
         scale_share: how much of the scale that ideal wires would allow.
         provision: of its contraction.
@@ -95,6 +95,7 @@ class Tile:
     input_range: Range | None = None
     output_range: Range | None = None
     input_shift: Int[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
+    mean: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     mean_square: Float[np.ndarray, " rows"] | None = field(default=None, compare=False, repr=False)
     scale: float = math.nan
     scale_share: float = 1.0
