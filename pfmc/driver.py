@@ -190,7 +190,7 @@ class _Source:
         names = [step.name for step in passes]
         cut, whole = names.index("tile") + 1, names.index("provide")
         technology, chosen, sizing = tailored(
-            crossbars(context.technology, "an accuracy that is asked for"),
+            crossbars(context.technology, "an accuracy that is asked for", "average volumes, --set provide.copies=2"),
             lambda candidate: self._netlist(passes[:cut], candidate, context),
             lambda candidate: self._bench(self._netlist(passes[:whole], candidate, context), candidate),
             requirement,

@@ -124,10 +124,10 @@ def sections(
 ) -> dict[str, Any]:
     """The manifest's sections."""
     technology = layout.technology
-    weights = [len(tile.rows) * len(tile.columns) for tile in layout.netlist.tiles]
+    tiles = [tile for tile in layout.netlist.tiles if tile.copy == 0 and tile.lane == 0]  # others hold no new weights
+    weights = sum(len(tile.rows) * len(tile.columns) for tile in tiles)
     voxel, layer = technology.writing.voxel.si, technology.writing.layer.si
     volume = 1e9 * sum(each.layers * layer * (each.voxels * voxel) ** 2 for each in found)  # mm³
-    tiles = len(found)
     read_s = {tile.node: read_time(technology, provision_of(tile).output_bits) for tile in layout.netlist.tiles}
     used = layers(vectors, {tile.node: tile.lanes for tile in layout.netlist.tiles}, read_s)
     return {
@@ -137,10 +137,10 @@ def sections(
             thickness_um=layout.thickness / 1000,
             volume_mm3=volume,
             voxels=sum(each.layers * each.voxels**2 for each in found),
-            weights_per_mm3=sum(weights) / volume,
+            weights_per_mm3=weights / volume,
             worst_error=max(each.error for each in found),
-            mean_error=sum(each.error for each in found) / tiles,
-            mean_efficiency=sum(each.efficiency for each in found) / tiles,
+            mean_error=sum(each.error for each in found) / len(found),
+            mean_efficiency=sum(each.efficiency for each in found) / len(found),
             worst_crosstalk=max(each.crosstalk for each in found),
             least_signal_to_noise=min(each.signal_to_noise for each in found),
             write_s=sum(each.write_s for each in found),

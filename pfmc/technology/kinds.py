@@ -15,14 +15,15 @@ KINDS: Final[dict[str, type[Technology] | type[GlassTechnology]]] = {"crossbar":
 TECHNOLOGY: Final[TypeAdapter[AnyTechnology]] = TypeAdapter(AnyTechnology)
 
 
-def crossbars(technology: AnyTechnology, what: str) -> Technology:
-    """The technology, for what only crossbars have.
+def crossbars(technology: AnyTechnology, what: str, instead: str = "") -> Technology:
+    """The technology, for what only crossbars have; ``instead``: what to do with another.
 
     Raises:
         UsageError: if it is of another target.
     """
     if not isinstance(technology, Technology):
-        raise UsageError(f"{what} is for crossbars", f"technology {technology.name} of target {technology.target}")
+        where = f"technology {technology.name} of target {technology.target}"
+        raise UsageError(f"{what} is for crossbars", where, instead)
     return technology
 
 
