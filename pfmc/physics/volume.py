@@ -10,6 +10,11 @@ Bragg's condition) it is exact in first order, and along the axis exact in every
 the multi-layer Born model (Chen, Ren, Liu, Chowdhury and Waller, Optica 7, 394, 2020), here shared out to both sides so
 that power is conserved. Waves beyond 60° are left out, and reflections: they are of the order of Δn / 2n.
 
+The field is scalar. What that and the rest leave was measured against Meep, a full-vector solver (tests/test_fdtd.py):
+for sharp voxels of 0.5 µm, Δn = 0.025 and ports of numerical aperture 0.4, the hardest case of a technology here, the
+amplitudes behind 12 µm are off by 0.33 %, half of it a common phase (Δn = 0.005: 0.04 %); 0.6 % of them is in the other
+polarisation, 0.5 % without any voxels; light polarised across to it differs by no more than 0.4 %.
+
 Within a layer Δn does not change along z, so the volume is split into drifts exp(iK·z) and thin kicks
 1 + C (exp(iφ) − 1) C at the nodes of a Gauss-Legendre rule, whose weights share out the layer's phase. Splittings of
 "motion plus a small disturbance" with N such nodes have errors of order V·h^(2N) + V²·h² (McLachlan, BIT 35, 258, 1995;
