@@ -41,7 +41,13 @@ def test_all_is_mapped_and_decisions_stay(
     assert ideal.passed
     assert ideal.outputs["y"].agreement >= 0.99
     usual = bundle.verify(paths["data"]).outputs["y"].agreement
-    best = pfmc.compile(model, tmp_path / "best", technology=best_converters, calibration=paths["calibration"])
+    best = pfmc.compile(
+        model,
+        tmp_path / "best",
+        technology=best_converters,
+        calibration=paths["calibration"],
+        options={"provide.slices": 2},
+    )
     agreement = best.verify(paths["data"]).outputs["y"].agreement
     print(name, dynamo, form, ideal.outputs["y"].agreement, usual, agreement)
     assert usual >= 0.94  # rounding to 8 bits, and then a converter
