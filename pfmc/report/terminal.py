@@ -17,7 +17,7 @@ from pfmc.errors import printable
 from pfmc.planning import GlassPlan, Plan
 from pfmc.sections import Glass, Layer, OpticalEnergy, SavingEntry, Share
 
-LAYERS_SHOWN: Final = 8  # by what they take of an inference
+LAYERS_SHOWN: Final = 3  # by what they take of an inference
 SAVINGS_SHOWN: Final = 8
 PREFIXES: Final = dict(zip(range(-6, 5), ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T"), strict=True))
 
