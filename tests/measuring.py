@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 END = """
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"weights_per_second": blocks * 4096 / seconds, "peak_mib": peak}))
+print(json.dumps({"weights_per_second": blocks * 4096 / seconds, "peak_mib": %s}))
 """
+RESIDENT = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024"
 
 
-def measured(job: str, folder: Path, blocks: int) -> dict[str, float]:
-    """Run a script that sets ``blocks`` and ``seconds``; it is given the tests' folder, ``folder`` and ``blocks``."""
-    arguments = [sys.executable, "-c", job + END, Path(__file__).parent, folder, str(blocks)]
+def measured(job: str, folder: Path, blocks: int, peak: str = RESIDENT) -> dict[str, float]:
+    """Run a script that sets ``blocks`` and ``seconds``; it is given the tests' folder, ``folder`` and ``blocks``.
+
+    ``peak`` is an expression in the script's terms, mebibytes.
+    """
+    arguments = [sys.executable, "-c", job + END % peak, Path(__file__).parent, folder, str(blocks)]
     printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(printed)
     return result

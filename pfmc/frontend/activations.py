@@ -33,7 +33,7 @@ def record(imported: ImportedModel, dataset: Dataset, names: Sequence[str], batc
     found_as = dict(zip(hidden, tap(model.graph, hidden), strict=True))
     tapped = imported.folded.with_name("tapped.onnx")  # beside the folded model, for its weights
     onnx.save(model, tapped)
-    runtime = Runtime(tapped, str(imported.files[0]))
+    runtime = Runtime(tapped, str(imported.files[0]), packed=False)  # a large model is not to be in memory twice
     for given, found in runtime.run_batches(dataset, batch, [found_as.get(name, name) for name in inside]):
         seen = {name: entries(found[found_as.get(name, name)]) for name in inside}
         yield {name: [given[name]] if name in inputs else seen[name] for name in names}

@@ -40,6 +40,7 @@ class Runtime:
         model: the file, external data beside it; or its bytes.
         name: what errors call it.
         threads: that one run may use; if left out, as many as there are cores, up to a limit.
+        packed: whether weights may be copied into the order that is fastest to run, or stay where they lie in the file.
 
     Attributes:
         inputs: what it reads.
@@ -49,8 +50,10 @@ class Runtime:
         ImportModelError: if ONNX Runtime cannot load it.
     """
 
-    def __init__(self, model: Path | bytes, name: str = "", threads: int | None = None) -> None:
+    def __init__(self, model: Path | bytes, name: str = "", threads: int | None = None, *, packed: bool = True) -> None:
         options = ort.SessionOptions()
+        if not packed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads or min(os.cpu_count() or 1, _THREADS)
         self._name = name or (str(model) if isinstance(model, Path) else "model")
