@@ -50,5 +50,5 @@ def test_all_is_mapped_and_decisions_stay(
     )
     agreement = best.verify(paths["data"]).outputs["y"].agreement
     print(name, dynamo, form, ideal.outputs["y"].agreement, usual, agreement)
-    assert usual >= 0.94  # rounding to 8 bits, and then a converter
+    assert usual >= 0.98  # rounding to 8 bits, and then a converter
     assert agreement >= 0.99
