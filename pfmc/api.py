@@ -83,9 +83,7 @@ class Bundle:
             monte_carlo: how many chips to make, each with its own errors, drawn from ``seed``.
             trim: trim each of those by its own measurement.
             post_matrix: in glass, by a small digital matrix behind each volume, not only a gain per output.
-            workers: processes that construct tiles of glass side by side; None: one per core.
-        resume: go on with what an interrupted compile into the same folder has finished.
-        seed: of random inputs.
+            seed: of random inputs and made chips.
             observer: is told about progress.
 
         Raises:
@@ -187,8 +185,6 @@ def compile(
     for key, value in (options or {}).items():
         name, _, option = key.partition(".")
         settings.setdefault(name, {})[option] = str(value)
-    if spatial_unroll is not None:
-        settings.setdefault("unroll", {})["times"] = str(spatial_unroll)
     compile_options = CompileOptions(
         target=target,
         technology=None if technology is None else str(technology),
@@ -197,6 +193,7 @@ def compile(
         selection=Selection(tuple(only), tuple(except_)),
         tables=tuple(tables),
         low_rank=low_rank,
+        spatial_unroll=spatial_unroll,
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

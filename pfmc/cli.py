@@ -130,19 +130,17 @@ def compile_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Compile a model into a bundle: masks or volumes, host graph, as-fabricated model, manifest."""
-    chosen = _settings(settings or [])
-    if spatial_unroll is not None:
-        chosen.setdefault("unroll", {})["times"] = str(spatial_unroll)
     options = CompileOptions(
         target=target,
         technology=technology,
         calibration=calibration,
-        settings=chosen,
+        settings=_settings(settings or []),
         add_passes=tuple(add_pass or ()),
         print_after=tuple(print_after or ()),
         selection=Selection(tuple(only or ()), tuple(except_ or ())),
         tables=tuple(tables or ()),
         low_rank=low_rank,
+        spatial_unroll=spatial_unroll,
         requirement=Requirement.of(max_relative_error, min_agreement),
         seed=seed,
         workers=workers,

@@ -67,6 +67,7 @@ class CompileOptions:
         selection: which contractions are mapped; the others stay digital.
         tables: patterns of names of Gather nodes whose constant tables are mapped too.
         low_rank: error of matrices that may be split into two of a small rank; None: none is.
+        spatial_unroll: sets of tiles at most of a contraction with many input vectors; None: as the settings say.
         requirement: an accuracy that converters, tiles and wires are chosen for; None: what the technology says.
         workers: processes that construct tiles side by side; None: one per core that this process may use.
         resume: go on with what an interrupted compile into the same folder has finished.
@@ -81,6 +82,7 @@ class CompileOptions:
     selection: Selection = field(default_factory=Selection)
     tables: tuple[str, ...] = ()
     low_rank: float | None = None
+    spatial_unroll: int | None = None
     requirement: Requirement | None = None
     seed: int = 0
     workers: int | None = None
@@ -278,6 +280,8 @@ def pipeline(backend: Backend, options: CompileOptions) -> list[Pass[Any, Any]]:
     if options.low_rank is not None:
         add_passes += [] if "factorise" in add_passes else ["factorise"]
         settings.setdefault("factorise", {})["error"] = str(options.low_rank)
+    if options.spatial_unroll is not None:
+        settings.setdefault("unroll", {})["times"] = str(options.spatial_unroll)
     for added in add_passes:
         kind = load_pass(added)
         if kind.after not in names:
