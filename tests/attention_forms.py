@@ -187,6 +187,22 @@ MICROSOFT = Form(
     inputs={"mask": "int32[N, S]", "past": "float[2, N, 4, P, 4]"},
     outputs=", float[2, N, 4, S, 4] present",
 )
+# onnxruntime.quantization, dynamic: x is made of 8 bits when it is known.
+QUANTISED = Form(
+    """
+    xq, xs, xz = DynamicQuantizeLinear (x)
+    m, present = com.microsoft.QAttention <num_heads = 4> (xq, wqkv, wb, xs, scale, mask, xz, zero, past)
+    y = MatMul (m, wo)
+    """,
+    {"wb": (3 * WIDTH,), "wo": (WIDTH, WIDTH)},
+    {
+        "wqkv": (np.arange(3 * WIDTH**2) * 89 % 251 - 125).reshape(WIDTH, -1).astype(np.int8),
+        "scale": (1 + np.arange(3 * WIDTH) % 3).astype(np.float32) / 500,
+        "zero": np.zeros(3 * WIDTH, np.int8),
+    },
+    {"mask": "int32[N, S]", "past": "float[2, N, 4, P, 4]"},
+    ", float[2, N, 4, S, 4] present",
+)
 MULTI_HEAD = Form(
     """
     q = MatMul (x, wq)   k = MatMul (x, wk)   v = MatMul (x, wv)
@@ -213,6 +229,7 @@ FORMS = {
     "rotary": ROTARY,
     "standard": STANDARD,
     "microsoft": MICROSOFT,
+    "quantised": QUANTISED,
     "multi-head": MULTI_HEAD,
     "grouped": GROUPED,
 }

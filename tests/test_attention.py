@@ -31,6 +31,7 @@ FOUND = {
     "rotary": "heads=4 key-heads=2 head-size=4 rotary",
     "standard": "heads=4 key-heads=2 head-size=4 causal",
     "microsoft": f"{SIZES} causal masked cached",
+    "quantised": f"{SIZES} masked cached",
     "multi-head": SIZES,
     "grouped": "heads=2 key-heads=1 head-size=8 causal",
 }
@@ -64,7 +65,7 @@ def test_it_is_recognised_and_computes_what_it_did(name: str, tmp_path: Path, rn
     assert f") {FOUND[name]} query=@" in line
     stored = {node.name: node.weight.name for node in found.graph.contractions()}
     named = {role: stored[of] for role, of in attention.projections.items()}
-    if "wqkv" in form.weights:
+    if "wqkv" in form.weights | form.constants:
         assert named == {"query": "wqkv", "key": "wqkv", "value": "wqkv", "output": "wo"}
     elif name != "tensorflow":  # whose weights get another shape, and so another name
         assert named == {"query": "wq", "key": "wk", "value": "wv", "output": "wo"}

@@ -173,6 +173,31 @@ def test_conv_integer(
 
 
 @given(st.data())
+def test_quantised_attention(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """com.microsoft QAttention, as onnxruntime.quantization makes it: masked, causal, with a cache, or none of it."""
+    rng, (heads, size, tokens, k) = generator(data.draw), data.draw(st.tuples(*[st.integers(1, 3)] * 4))
+    kind, columns, earlier = data.draw(BYTE), 3 * heads * size, data.draw(st.integers(0, 2))
+    x = whole(rng, np.uint8, 2, tokens, k)  # all that ONNX Runtime knows
+    constants = {"w": whole(rng, kind, k, columns), "b": rng.standard_normal(columns).astype(np.float32)}
+    constants |= {"xs": np.float32(rng.uniform(0.001, 0.01)), "xz": whole(rng, np.uint8)}
+    constants["ws"], constants["wz"] = meanings(data.draw, rng, kind, columns)
+    names = ["x", "w", "b", "xs", "ws", "", "xz", "wz"]
+    shape = data.draw(st.sampled_from([(), (2, earlier + tokens), (2, tokens, earlier + tokens)]))
+    if shape:
+        constants["m"] = (rng.random(shape) < 0.6).astype(np.int32)
+        names[5] = "m"
+    if earlier:
+        constants["p"] = rng.standard_normal((2, 2, heads, earlier, size)).astype(np.float32)
+        names.append("p")
+    ways = {"num_heads": heads, "unidirectional": data.draw(st.integers(0, 1))}
+    if data.draw(st.booleans()):
+        ways["scale"] = 0.3  # type: ignore[assignment]
+    present = "y present" if earlier else "y"
+    attention = node("QAttention", " ".join(names), present, name="it", domain="com.microsoft", **ways)
+    agrees([attention], x, tmp_path_factory.mktemp("m"), tokens * k * columns, constants)
+
+
+@given(st.data())
 def test_quantised_gemm(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     rng, (m, k, n), kinds = (
         generator(data.draw),

@@ -207,4 +207,5 @@ _MEANINGS: Final = {
     "com.microsoft::DynamicQuantizeMatMul": (2, 3),
     "com.microsoft::MatMulIntegerToFloat": (2, 3, 4, 5),
     "com.microsoft::QGemm": (1, 2, 4, 5, 7, 8),
+    "com.microsoft::QAttention": (3, 4, 6, 7),
 }

@@ -8,18 +8,33 @@ from typing import Final
 import numpy as np
 
 from pfmc.frontend.building import Kept, Place
+from pfmc.frontend.quantised import dequantised, weight_is_known
 
 MASKED: Final = -10000.0  # ONNX Runtime's default for what is added to a score that must not count
 
 
 def _attention(place: Place) -> None:
-    """com.microsoft Attention: [Wq | Wk | Wv] is one MatMul, the rest is a MultiHeadAttention."""
-    x, w, bias, mask, past, added = (place.input(i) for i in range(6))
-    if w not in place.constants or x in place.constants:
-        return
+    if place.input(1) in place.constants and place.input(0) not in place.constants:
+        _projected(place, *(place.input(i) for i in range(6)))
+
+
+def _quantised_attention(place: Place) -> None:
+    if place.input(1) in place.constants and place.input(0) not in place.constants:
+        x, w, bias, x_scale, w_scale, mask, x_zero, w_zero, past = (place.input(i) for i in range(9))
+        x, w = dequantised(place, x, x_scale, x_zero, -1), dequantised(place, w, w_scale, w_zero, -1)
+        weight_is_known(place, w)
+        _projected(place, x, w, bias, mask, past, "")
+
+
+def _projected(place: Place, x: str, w: str, bias: str, mask: str, past: str, added: str) -> None:
+    """[Wq | Wk | Wv] is one MatMul, the rest is a MultiHeadAttention.
+
+    Raises:
+        Kept: if it rotates, writes in place, or its mask is in another form.
+    """
     if any(place.attributes.get(name, 0) for name in ("do_rotary", "past_present_share_buffer")):
         raise Kept("it rotates queries and keys, or writes its cache in place")
-    masks = _added_to_scores(place, x, mask, added)
+    masks = _added_to_scores(place, x, place.constants.dtype(w), mask, added)
     y = place.add("MatMul", [x, w], name=place.name)
     y = place.add("Add", [y, bias]) if bias else y
     sizes = place.attributes.get("qkv_hidden_sizes") or [place.constants.shape(w)[1] // 3] * 3
@@ -41,7 +56,7 @@ def _attention(place: Place) -> None:
     place.add("Identity", [mixed])
 
 
-def _added_to_scores(place: Place, x: str, mask: str, added: str) -> str:
+def _added_to_scores(place: Place, x: str, dtype: str, mask: str, added: str) -> str:
     """A mask of zeros and ones as what is added to the scores, together with what is added anyway; empty: nothing.
 
     Raises:
@@ -52,7 +67,6 @@ def _added_to_scores(place: Place, x: str, mask: str, added: str) -> str:
     shape = place.shape(mask)
     if shape is None or len(shape) not in (2, 3):
         raise Kept("its mask is no matrix")
-    dtype = np.dtype(place.constants.dtype(place.input(1)))
     axes = place.constant("axes", [1, 2] if len(shape) == 2 else [1])
     numbers = place.add("Cast", [place.add("Unsqueeze", [mask, axes])], to=1)
     zero = place.constant("zero", np.array(0, np.float32))
@@ -68,4 +82,7 @@ def _added_to_scores(place: Place, x: str, mask: str, added: str) -> str:
     return place.add("Add", [scores, added]) if added else scores
 
 
-RULES: Final[Mapping[str, Callable[[Place], None]]] = {"com.microsoft::Attention": _attention}
+RULES: Final[Mapping[str, Callable[[Place], None]]] = {
+    "com.microsoft::Attention": _attention,
+    "com.microsoft::QAttention": _quantised_attention,
+}

@@ -20,8 +20,12 @@ from pfmc.ir.graph import MatMul
 from pfmc.ir.weights import Quantisation, Weight
 
 
-def _dequantised(place: Place, value: str, scale: str, zero: str, axis: int) -> str:
-    """A quantised value as floating-point numbers, with one scale, or one per position of an axis."""
+def dequantised(place: Place, value: str, scale: str, zero: str, axis: int) -> str:
+    """A quantised value as floating-point numbers, with one scale, or one per position of an axis.
+
+    Raises:
+        Kept: if its scales or zero points are of another form.
+    """
     if scale in place.constants:
         shape = place.constants.shape(scale)
         count = max(shape, default=1)
@@ -61,7 +65,12 @@ def _has_one_constant(place: Place, a: int, b: int) -> bool:
     return (place.input(a) in place.constants) != (place.input(b) in place.constants)
 
 
-def _weight_is_known(place: Place, *values: str) -> None:
+def weight_is_known(place: Place, *values: str) -> None:
+    """See that one of the values is a constant.
+
+    Raises:
+        Kept: if none is.
+    """
     if not any(value in place.constants for value in values):
         raise Kept("scale or zero point of the weight are not constant")
 
@@ -80,18 +89,18 @@ def _linear_matmul(place: Place) -> None:
     if not _has_one_constant(place, 0, 3):
         return
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = place.node.input
-    a = _dequantised(place, a, a_scale, a_zero, -2)
-    b = _dequantised(place, b, b_scale, b_zero, -1)
-    _weight_is_known(place, a, b)
+    a = dequantised(place, a, a_scale, a_zero, -2)
+    b = dequantised(place, b, b_scale, b_zero, -1)
+    weight_is_known(place, a, b)
     _requantised(place, place.add("MatMul", [a, b], name=place.name), y_scale, y_zero)
 
 
 def _matmul_integer(place: Place) -> None:
     if not _has_one_constant(place, 0, 1):
         return
-    a = _dequantised(place, place.input(0), _ones(place, place.input(2)), place.input(2), -2)
-    b = _dequantised(place, place.input(1), _ones(place, place.input(3)), place.input(3), -1)
-    _weight_is_known(place, a, b)
+    a = dequantised(place, place.input(0), _ones(place, place.input(2)), place.input(2), -2)
+    b = dequantised(place, place.input(1), _ones(place, place.input(3)), place.input(3), -1)
+    weight_is_known(place, a, b)
     _whole(place, place.add("MatMul", [a, b], name=place.name))
 
 
@@ -101,8 +110,8 @@ def _linear_conv(place: Place) -> None:
     last = bool(place.attributes.get("channels_last", 0))
     axes = len(place.constants.shape(place.input(3))) - 2
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = place.node.input[:8]
-    values = [_dequantised(place, x, x_scale, x_zero, 1), _dequantised(place, w, w_scale, w_zero, 0)]
-    _weight_is_known(place, values[1])
+    values = [dequantised(place, x, x_scale, x_zero, 1), dequantised(place, w, w_scale, w_zero, 0)]
+    weight_is_known(place, values[1])
     if place.input(8):
         values.append(_bias(place, place.input(8), x_scale, w_scale, 1.0))
     if last:
@@ -125,9 +134,9 @@ def _bias(place: Place, bias: str, x_scale: str, w_scale: str, factor: float) ->
 def _conv_integer(place: Place) -> None:
     if place.input(1) not in place.constants or place.input(0) in place.constants:
         return
-    x = _dequantised(place, place.input(0), _ones(place, place.input(2)), place.input(2), 1)
-    w = _dequantised(place, place.input(1), _ones(place, place.input(3)), place.input(3), 0)
-    _weight_is_known(place, w)
+    x = dequantised(place, place.input(0), _ones(place, place.input(2)), place.input(2), 1)
+    w = dequantised(place, place.input(1), _ones(place, place.input(3)), place.input(3), 0)
+    weight_is_known(place, w)
     _whole(place, place.add("Conv", [x, w], name=place.name, **_own(place)))
 
 
@@ -138,9 +147,9 @@ def _own(place: Place) -> dict[str, object]:
 def _matmul_integer_to_float(place: Place) -> None:
     if not _has_one_constant(place, 0, 1):
         return
-    a = _dequantised(place, place.input(0), place.input(2), place.input(4), -2)
-    b = _dequantised(place, place.input(1), place.input(3), place.input(5), -1)
-    _weight_is_known(place, a, b)
+    a = dequantised(place, place.input(0), place.input(2), place.input(4), -2)
+    b = dequantised(place, place.input(1), place.input(3), place.input(5), -1)
+    weight_is_known(place, a, b)
     _with_bias(place, place.add("MatMul", [a, b], name=place.name), place.input(6))
 
 
@@ -148,8 +157,8 @@ def _dynamic_matmul(place: Place) -> None:
     """Its input is quantised only to make it cheap in numbers: here it stays as it is."""
     if not _has_one_constant(place, 0, 1) or place.input(0) in place.constants:
         return
-    b = _dequantised(place, place.input(1), place.input(2), place.input(3), -1)
-    _weight_is_known(place, b)
+    b = dequantised(place, place.input(1), place.input(2), place.input(3), -1)
+    weight_is_known(place, b)
     _with_bias(place, place.add("MatMul", [place.input(0), b], name=place.name), place.input(4))
 
 
@@ -164,8 +173,8 @@ def _quantised_gemm(place: Place) -> None:
     a, a_scale, a_zero, b, b_scale, b_zero = place.node.input[:6]
     alpha = place.attributes.get("alpha", 1.0)
     flipped = bool(place.attributes.get("transB", 0))
-    values = [_dequantised(place, a, a_scale, a_zero, -2), _dequantised(place, b, b_scale, b_zero, 0 if flipped else 1)]
-    _weight_is_known(place, values[1])
+    values = [dequantised(place, a, a_scale, a_zero, -2), dequantised(place, b, b_scale, b_zero, 0 if flipped else 1)]
+    weight_is_known(place, values[1])
     if place.input(6):
         values.append(_bias(place, place.input(6), a_scale, b_scale, alpha))
     y = place.add("Gemm", values, name=place.name, **place.attributes)
