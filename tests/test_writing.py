@@ -11,7 +11,7 @@ import scipy.special
 from pfmc.errors import UsageError
 from pfmc.physics.diffraction import gaussian_modes, spot_centres
 from pfmc.physics.volume import Volume, sampled_index, transfer_matrix
-from pfmc.physics.writing import WritingErrors, as_written
+from pfmc.physics.writing import Draw, WritingErrors, as_written, as_written_adjoint, written_volume
 
 VOXEL, SPREADS, FULL = 2e-6, (1e-6, 0.8e-6, 1.2e-6), 5e-3
 VOLUME = Volume(3, 8, 8, VOXEL, 10e-6, 1e-6, 1.45, spread=SPREADS, samples=4, padding=12e-6)
@@ -31,7 +31,7 @@ def moved_profile(count: int, size: int, shift: float, spread: float) -> np.ndar
 
 def written(change: np.ndarray, errors: WritingErrors, seed: int = 3) -> np.ndarray:
     """On the samples of the grid."""
-    found, volume = as_written(change, VOLUME, FULL, errors, np.random.default_rng(seed))
+    found, volume = as_written(change, VOLUME, FULL, errors, Draw.of(VOLUME.shape, np.random.default_rng(seed)))
     return sampled_index(found, replace(volume, padding=(VOLUME.grid.rows - volume.rows) / 2 * volume.voxel))
 
 
@@ -68,13 +68,28 @@ def test_nothing_is_off_without_errors_and_unwritten_glass_stays_so() -> None:
 
 def test_light_sees_the_same_volume_sample_by_sample() -> None:
     change = drawn()
-    found, volume = as_written(change, VOLUME, FULL, WritingErrors(), np.random.default_rng(1))
+    draw = Draw.of(VOLUME.shape, np.random.default_rng(1))
+    found, volume = as_written(change, VOLUME, FULL, WritingErrors(), draw)
     centres = spot_centres(2, 2, 6e-6)
     as_drawn, as_made = (
         transfer_matrix(index, *2 * (gaussian_modes(centres, 2.5e-6, v.grid),), v)
         for index, v in ((change, VOLUME), (found, volume))
     )
     np.testing.assert_allclose(as_made, as_drawn, atol=1e-4)
+
+
+def test_the_adjoint_is_that_of_the_writing() -> None:
+    """⟨g, A x⟩ = ⟨Aᵀ g, x⟩; the noise, which does not depend on the drawing, is left out of A."""
+    rng = np.random.default_rng(4)
+    volume = replace(VOLUME, rows=6)
+    errors, draw = WritingErrors(3e-7, 2e-7, 0.1, 0.1), Draw.of(volume.shape, rng)
+    change = rng.uniform(size=volume.shape)
+    there, sampled = as_written(change, volume, FULL, errors, draw)
+    assert sampled == written_volume(volume)
+    assert there.shape == sampled.shape
+    gradient = rng.normal(size=there.shape)
+    back = as_written_adjoint(gradient, volume, errors, draw)
+    assert np.sum(back * change) == pytest.approx(np.sum(gradient * there), rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "alike"), [("index_scale", (0, 1, 2)), ("index_drift", (1, 2)), ("index_noise", ())])
@@ -85,7 +100,7 @@ def test_index_errors_are_shared_as_they_should_be_and_as_large(name: str, alike
     rng = np.random.default_rng(7)
     off = []
     for _ in range(100):
-        found, _volume = as_written(change, sharp, FULL, WritingErrors(**{name: 0.02}), rng)
+        found, _volume = as_written(change, sharp, FULL, WritingErrors(**{name: 0.02}), Draw.of(sharp.shape, rng))
         rim = (found.shape[1] - 40) // 2
         off.append(found[:, rim + 2 : rim + 40 : 5, rim + 2 : rim + 40 : 5] / FULL - 1)
     errors = np.stack(off)
@@ -96,4 +111,6 @@ def test_index_errors_are_shared_as_they_should_be_and_as_large(name: str, alike
 
 def test_a_writing_without_blur_is_refused() -> None:
     with pytest.raises(UsageError, match="no spread"):
-        as_written(drawn(), replace(VOLUME, spread=0.0), FULL, WritingErrors(), np.random.default_rng(1))
+        as_written(
+            drawn(), replace(VOLUME, spread=0.0), FULL, WritingErrors(), Draw.of(VOLUME.shape, np.random.default_rng(1))
+        )

@@ -14,7 +14,7 @@ from pfmc.bundle import TileRecord
 from pfmc.check.functions import Crossbars
 from pfmc.check.made import MadeCrossbars
 from pfmc.glass_budget import receiver_noise
-from pfmc.physics.writing import WritingErrors, as_written
+from pfmc.physics.writing import Draw, WritingErrors, as_written
 from pfmc.primitives.volume import DiffractiveVolume
 from pfmc.technology.glass import GlassTechnology
 
@@ -141,7 +141,8 @@ class GlassMaker:
         """Transfer matrix of a volume as it is written."""
         record, drawn = self.records[part], self.volumes[part].index_change
         layers, voxels, _ = drawn.shape
-        index, volume = as_written(drawn, primitive.volume(layers, voxels), primitive.change, variation.writing(), rng)
+        design, draw = primitive.volume(layers, voxels), Draw.of(drawn.shape, rng)
+        index, volume = as_written(drawn, design, primitive.change, variation.writing(), draw)
         rows, columns = record.row_stop - record.row_start, record.column_stop - record.column_start
         return primitive.light(index, volume, rows, columns)
 
