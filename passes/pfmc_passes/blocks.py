@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pfmc.ir.beside import AnyMatrix, spans
+from pfmc.passmanager import Context
 
 Block = tuple[range, range]
+
+
+def tile_size(context: Context) -> tuple[int, int]:
+    """Rows and columns of the technology's tiles."""
+    tile = context.technology.tile
+    return int(tile.rows.value), int(tile.columns.value)
 
 
 def blocks(matrix: AnyMatrix, rows: int, columns: int) -> Iterator[Block]:

@@ -16,7 +16,7 @@ from pfmc.ir.derived import Dense, Picked
 from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.ir.weights import PART, Matrix
 from pfmc.passmanager import Context, Pass
-from pfmc_passes.blocks import blocks, cost
+from pfmc_passes.blocks import blocks, cost, tile_size
 
 ROUNDING: Final = 2.0**-22  # of a column's largest weight: what float32 leaves of the same column at another scale
 
@@ -37,8 +37,7 @@ class Condense(Pass[Graph, Graph]):
 
     def run(self, source: Graph, context: Context) -> Graph:
         """Look at each matrix once, and again at columns that could be multiples."""
-        tile = context.technology.tile
-        sizes = int(tile.rows.value), int(tile.columns.value)
+        sizes = tile_size(context)
         return replace(source, nodes=tuple(_condensed(node, *sizes) for node in source.nodes))
 
     def ensures(self, source: Graph, result: Graph) -> None:

@@ -14,7 +14,7 @@ from pfmc.ir.derived import Dense
 from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.ir.windows import Windows
 from pfmc.passmanager import Context, Pass
-from pfmc_passes.blocks import blocks, cost
+from pfmc_passes.blocks import blocks, cost, tile_size
 
 LEFT, RIGHT = "/left", "/right"  # behind the name of what is split
 
@@ -44,8 +44,7 @@ class Factorise(Pass[Graph, Graph]):
 
     def run(self, source: Graph, context: Context) -> Graph:
         """Two contractions stand where one stood; attention's are known by the second."""
-        tile = context.technology.tile
-        sizes = int(tile.rows.value), int(tile.columns.value)
+        sizes = tile_size(context)
         known: dict[Hashable, _Factors | None] = {}
         nodes: list[Node] = []
         names: dict[str, str] = {}

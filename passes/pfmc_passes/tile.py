@@ -10,6 +10,7 @@ from pfmc.ir.graph import Graph, MatrixVector, Node
 from pfmc.netlist.netlist import Netlist
 from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.passmanager import Context, Pass
+from pfmc_passes.blocks import tile_size
 from pfmc_passes.cut import Cut
 from pfmc_passes.savings import savings
 
@@ -47,10 +48,10 @@ class Tile(Pass[Graph, Netlist]):
 
     def run(self, source: Graph, context: Context) -> Netlist:
         """Cut; tiles are numbered by node, then row block, then column block."""
-        offered = context.technology.tile
-        rows, columns = self.rows or int(offered.rows.value), self.columns or int(offered.columns.value)
-        if rows > offered.rows.value or columns > offered.columns.value:
-            size = f"{offered.rows.value:g} x {offered.columns.value:g}"
+        most = tile_size(context)
+        rows, columns = self.rows or most[0], self.columns or most[1]
+        if rows > most[0] or columns > most[1]:
+            size = f"{most[0]} x {most[1]}"
             raise UsageError(f"a tile of {context.technology.name} has {size} weights", "tile.rows, tile.columns")
         shared = _shared(source) if self.share else source
         cuts: dict[str, Cut] = {}
