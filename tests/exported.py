@@ -141,6 +141,26 @@ class Headwise(nn.Module):
         return self.head(torch.relu(torch.einsum("nhte,hed->ntd", inside, self.back))).mean(dim=1)
 
 
+class Attentive(nn.Module):
+    """An attention of one head, as wide as the picture, its projections convolutions, as autoencoders have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, WIDTH, 4, stride=4)
+        self.norm = nn.GroupNorm(4, WIDTH)
+        self.query, self.key, self.value, self.out = (nn.Conv2d(WIDTH, WIDTH, 1) for _ in range(4))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x)
+        batch, channels, height, width = x.shape
+        h, flat = self.norm(x), (batch, channels, height * width)
+        q, k, v = (layer(h).reshape(flat) for layer in (self.query, self.key, self.value))
+        weights = functional.softmax(torch.bmm(q.transpose(1, 2), k) * WIDTH**-0.5, dim=2)
+        x = x + self.out(torch.bmm(v, weights.transpose(1, 2)).reshape(x.shape))
+        return self.head(functional.silu(x).flatten(2).transpose(1, 2)).mean(dim=1)
+
+
 @dataclass(frozen=True)
 class Small:
     """A network, what it reads (of one sample), and how many multiply-accumulates have no trained operand."""
@@ -160,6 +180,7 @@ SMALL: Final[Mapping[str, Small]] = {
     "separable": Small(Separable, IMAGE),
     "transposed": Small(Upward, IMAGE),
     "einsum": Small(Headwise, SEQUENCE),
+    "attention-of-one-head": Small(Attentive, IMAGE, 2 * STEPS**2 * WIDTH),
 }
 
 

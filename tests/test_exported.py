@@ -37,6 +37,9 @@ def test_all_is_mapped_and_decisions_stay(
     assert parameters.mapped > 0.95 * exported.weights(name)
     assert macs.mapped > 0.95 * (macs.total - exported.SMALL[name].unmapped)
     assert not bundle.manifest.on_host
+    if (name, form) == ("attention-of-one-head", "float32"):
+        (saving,) = bundle.manifest.savings
+        assert saving.how == ("keys' matrix in the queries'", "output's matrix in the values'")
     ideal = bundle.verify(paths["data"], ideal_converters=True)
     assert ideal.passed
     assert ideal.outputs["y"].agreement >= 0.99

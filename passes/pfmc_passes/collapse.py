@@ -17,7 +17,7 @@ from pfmc.ir.derived import Dense
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.ir.weights import Matrix
 from pfmc.passmanager import Context, Pass
-from pfmc_passes.blocks import blocks
+from pfmc_passes.blocks import blocks, tile_size
 
 BEHIND = "*"  # between the names of what is multiplied out
 
@@ -38,8 +38,7 @@ class Collapse(Pass[Graph, Graph]):
 
     def run(self, source: Graph, context: Context) -> Graph:
         """The product stands where the last of its factors stood; it bears their names."""
-        tile = context.technology.tile
-        sizes = int(tile.rows.value), int(tile.columns.value)
+        sizes = tile_size(context)
         products = [
             _product(factors) for chain in _chains(source) for factors in _smallest(chain, *sizes) if len(factors) > 1
         ]
@@ -51,7 +50,8 @@ class Collapse(Pass[Graph, Graph]):
 
     def ensures(self, source: Graph, result: Graph) -> None:
         """Every contraction is still there."""
-        if {o.name for n in result.matrices() for o in n.origins} != {n.name for n in source.matrices()}:
+        before, after = ({o.name for n in graph.matrices() for o in n.origins} for graph in (source, result))
+        if before != after:
             raise PassError("a contraction was lost", f"pass {self.name}")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
@@ -21,20 +19,19 @@ from pfmc.check.currents import effective_matrices
 from pfmc.check.functions import DOMAIN, OPERATOR, Crossbars, input_names, matrix_vector
 from pfmc.check.lanes import OPERATOR_IN_LANES
 from pfmc.check.light import transfer_matrices
+from pfmc.check.standing import SHARED, calling, without_matrix
 from pfmc.errors import ArtifactError, PassError, VerifyError
 from pfmc.frontend.bodies import entered, replace_all
 from pfmc.frontend.building import Names, Splice, graphs_of
 from pfmc.frontend.checks import subgraphs_of
 from pfmc.frontend.opsets import brought_to_opset_min, opset_of
-from pfmc.ir.graph import Graph, MatrixVector
-from pfmc.ir.windows import Windows
+from pfmc.ir.graph import Absorbed, Graph
 from pfmc.technology.glass import GlassTechnology
 from pfmc.technology.kinds import AnyTechnology
 
 IR_VERSION_MIN: Final = 8  # functions
 EMBEDDED_BYTES: Final = 2**30  # of initialisers; beyond it a model gets external data: protobuf ends at 2 GiB
 EXTERNAL_TENSOR_BYTES: Final = 1024  # smaller tensors stay embedded
-SHARED: Final = "tiles"  # attribute of a call: the contraction whose tiles it goes to, if they are not its own
 REARRANGING: Final = ("Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -57,7 +54,10 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
     model = brought_to_opset_min(_load(folded), folded)
     names = Names(model.graph)
     contractions = [node for node in graph.matrices() if node.name in mapped]
+    made = {output for contraction in contractions for output in contraction.outputs}
+    absorbed = [node for node in graph.nodes if isinstance(node, Absorbed) and node.into in made]
     gone = {name for node in contractions for name in node.replaces}
+    gone |= {name for node in absorbed for name in node.replaces}
     removed = [node for _, node in entered(model.graph) if node.name in gone]
     place = {value: i for i, node in enumerate(removed) for value in node.output}
     stands = dict(zip(place, place, strict=True)) | {
@@ -69,7 +69,9 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
             if output not in stands:
                 raise PassError(f"no node that it replaces makes {output}", f"node {contraction.name}")
         first = min((stands[output] for output in contraction.outputs), key=place.__getitem__)
-        replacement.setdefault(first, []).append(_call(contraction, names))
+        replacement.setdefault(first, []).append(calling(contraction, names))
+    for node in absorbed:
+        replacement.setdefault(node.output, []).append(without_matrix(node, names))
     for part in graphs_of(model.graph):
         nodes: list[onnx.NodeProto] = []
         for node in part.node:
@@ -80,7 +82,7 @@ def host_model(folded: Path, graph: Graph, mapped: Collection[str]) -> onnx.Mode
         replace_all(part.node, nodes)
     for splice in (splice for splices in replacement.values() for splice in splices):
         model.graph.initializer.extend(splice.initializers)
-    lost = place.keys() - {output for contraction in contractions for output in contraction.outputs}
+    lost = place.keys() - made - {node.output for node in absorbed}
     replace_all(model.graph.value_info, [info for info in model.graph.value_info if info.name not in lost])
     _drop_unread(model.graph)
     _hold_quantisation(model, names)
@@ -199,74 +201,6 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
                     f.write(tensor.raw_data)
                     tensor.ClearField("raw_data")
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _call(node: MatrixVector, names: Names) -> Splice:
-    """What stands in a contraction's place."""
-    splice = Splice(node.name, names)
-    x = node.input
-    if node.weight.dtype != "float32":
-        x = splice.add("Cast", [x], to=onnx.TensorProto.FLOAT)
-    if node.windows is not None:
-        x = _window_vectors(splice, node.windows, x, node.entries)
-    if node.arranged is not None:
-        x = _gathered(splice, x, node.arranged.rows, node.entries)
-    of = {"rows": node.matrix.rows, "columns": node.matrix.columns, **({SHARED: node.shares} if node.shares else {})}
-    y = splice.add(OPERATOR, [x], domain=DOMAIN, name=node.name, **of)
-    for part, span in zip(node.members, node.spans, strict=True):
-        _finish(splice, part, _outputs(splice, node, y, span))
-    return splice
-
-
-def _outputs(splice: Splice, node: MatrixVector, y: str, span: range) -> str:
-    """Some of the model's outputs, from the product with the matrix that is drawn."""
-    if node.arranged is not None:
-        own = slice(span.start, span.stop)
-        y = _gathered(splice, y, node.arranged.columns[own], node.matrix.columns)
-        gains = node.arranged.gains[own].astype(np.float32)
-        return y if (gains == 1).all() else splice.add("Mul", [y, splice.constant("gains", gains)])
-    if not node.parts:
-        return y
-    first, behind, last = (splice.constant("columns", [number]) for number in (span.start, span.stop, -1))
-    return splice.add("Slice", [y, first, behind, last])
-
-
-def _gathered(splice: Splice, x: str, places: np.ndarray, entries: int) -> str:
-    """What stands at these places of vectors of so many entries."""
-    if np.array_equal(places, np.arange(entries)):
-        return x
-    return splice.add("Gather", [x, splice.constant("places", places)], axis=-1)
-
-
-def _finish(splice: Splice, node: MatrixVector, y: str) -> None:
-    """What is still to be done with a contraction's product to make its output."""
-    positions = 0 if node.windows is None else len(node.windows.kernel)
-    if positions:
-        y = splice.add("Transpose", [y], perm=[0, positions + 1, *range(1, positions + 1)])
-    if node.bias is not None:
-        bias = np.asarray(node.bias, dtype=np.float32).reshape(-1, *[1] * positions)
-        y = splice.add("Add", [y, splice.constant("bias", bias)])
-    if node.weight.dtype != "float32":
-        dtype = np.dtype(getattr(ml_dtypes, node.weight.dtype, node.weight.dtype))
-        y = splice.add("Cast", [y], to=helper.np_dtype_to_tensor_dtype(dtype))
-    splice.nodes[-1].output[0] = node.output
-
-
-def _window_vectors(splice: Splice, windows: Windows, x: str, rows: int) -> str:
-    """Windows of x as vectors on the last axis, as :meth:`Windows.__call__` has them.
-
-    They are what a Conv of each channel by itself makes of it whose kernel is the identity, one output per tap; for
-    finite numbers, that is exact. It is faster than one Slice per tap.
-    """
-    axes = len(windows.kernel)
-    if any(size > 1 for size in (*windows.kernel, *windows.strides)) or any((*windows.pads_begin, *windows.pads_end)):
-        taps = math.prod(windows.kernel)
-        identity = splice.constant("windows", np.eye(taps, dtype=np.float32).reshape(taps, 1, *windows.kernel))
-        x = splice.add("Reshape", [x, splice.constant("by_channel", [-1, 1, *[0] * axes])])
-        pads = [*windows.pads_begin, *windows.pads_end]
-        x = splice.add("Conv", [x, identity], strides=windows.strides, dilations=windows.dilations, pads=pads)
-        x = splice.add("Reshape", [x, splice.constant("by_sample", [-1, rows, *[0] * axes])])
-    return splice.add("Transpose", [x], perm=[0, *range(2, 2 + axes), 1])
 
 
 def add_physics(

@@ -8,6 +8,7 @@ from typing import Any, Final
 import onnx
 from onnx import helper
 
+from pfmc.frontend.attention_joints import Joints
 from pfmc.frontend.attention_ways import Dataflow, Way
 from pfmc.frontend.building import kind_of
 from pfmc.ir.attention import Attention
@@ -43,15 +44,15 @@ def _around(flow: Dataflow, softmax: onnx.NodeProto) -> Attention | None:
     if axis not in (-1, rank - 1) or scores is None or mixing is None:
         return None
     product, masks, scale, between = scores
-    mix, behind = mixing
+    mix, values, behind = mixing
     queries, keys = _queries_and_keys(product)
-    ways = [flow.way(value) for value in (queries, keys, mix.input[1])]
+    ways = [flow.way(value) for value in (queries, keys, values)]
     for way in ways[:2]:
         scale *= way.scale
-    shapes = [flow.shapes.get(value) or (None,) for value in (queries, mix.input[1])]
+    shapes = [flow.shapes.get(value) or (None,) for value in (queries, values)]
     size = next((shape[-1] for shape in shapes if shape[-1]), None) or round(scale**-2)
     members = {product.name, mix.name, softmax.name, *between, *behind}
-    return _attention(
+    found = _attention(
         flow,
         softmax.name,
         ways,
@@ -61,6 +62,9 @@ def _around(flow: Dataflow, softmax: onnx.NodeProto) -> Attention | None:
         causal=any(flow.is_causal(mask) for mask in masks),
         masked=bool(masks),
     )
+    if found is None:
+        return None
+    return Joints(flow, found, queries, keys, values, mix.output[0]).around(product, between, mix, behind)
 
 
 def _queries_and_keys(product: onnx.NodeProto) -> tuple[str, str]:
@@ -97,16 +101,28 @@ def _scores(flow: Dataflow, value: str) -> tuple[onnx.NodeProto, tuple[str, ...]
     return None
 
 
-def _mixing(flow: Dataflow, value: str) -> tuple[onnx.NodeProto, tuple[str, ...]] | None:
-    """The product of what the Softmax makes and the values, and the nodes between."""
+def _mixing(flow: Dataflow, value: str) -> tuple[onnx.NodeProto, str, tuple[str, ...]] | None:
+    """The product of what the Softmax makes and the values, these, and the nodes between."""
     for node in flow.readers.get(value, ()):
         if kind_of(node) in PRODUCTS and node.input[0] == value and len(flow.dynamic(node)) == 2:
-            return node, ()
+            return node, node.input[1], ()
+        if _is_transpose(node):
+            for product in flow.readers.get(node.output[0], ()):
+                values, weights = (*product.input, "")[:2]
+                if product.op_type == "MatMul" and weights == node.output[0] and values not in flow.constants:
+                    return product, values, (node.name,)
         if node.op_type in (*ON_THE_WAY, "IsNaN", "Mul", "Where"):
             found = _mixing(flow, node.output[0])
             if found is not None:
-                return found[0], (node.name, *found[1], *flow.asides(node))
+                return found[0], found[1], (node.name, *found[2], *flow.asides(node))
     return None
+
+
+def _is_transpose(node: onnx.NodeProto) -> bool:
+    """Whether the last two axes change places, and nothing else."""
+    order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+    last = len(order)
+    return node.op_type == "Transpose" and order == [*range(last - 2), last - 1, last - 2]
 
 
 def _operator(flow: Dataflow, node: onnx.NodeProto) -> Attention | None:
@@ -120,7 +136,7 @@ def _operator(flow: Dataflow, node: onnx.NodeProto) -> Attention | None:
     if heads is None:
         return None
     is_grouped = node.op_type == "GroupQueryAttention"
-    return _attention(
+    found = _attention(
         flow,
         node.name,
         [flow.way(value) for value in given],
@@ -133,6 +149,7 @@ def _operator(flow: Dataflow, node: onnx.NodeProto) -> Attention | None:
         cached=past < len(node.input) and bool(node.input[past]),
         rotary=bool(attributes.get("do_rotary")),
     )
+    return None if found is None else Joints(flow, found, given[0], given[1], given[2], node.output[0]).operator(node)
 
 
 def _attention(

@@ -22,6 +22,10 @@ class Attention:
         query: name of the contraction that makes the queries, and likewise; one contraction may make all; empty: none.
         members: names of the digital nodes between those.
         result: the value that is mixed from V, as the contraction behind it reads it.
+        scores: names of nodes that add or multiply constants between the matrices of queries and of keys, each of its
+            own, and their product, where else they only come apart into heads, and nobody else reads them; the scores
+            are masked and scaled. None: something else happens.
+        mix: likewise between the values' matrix and the output's, where weights of all keys sum to one.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Attention:
     output: str
     members: frozenset[str]
     result: str
+    scores: frozenset[str] | None = None
+    mix: frozenset[str] | None = None
 
     @property
     def projections(self) -> dict[str, str]:

@@ -173,7 +173,45 @@ class MatrixVector(Contraction):
         return tuple(part.output for part in self.members)
 
 
-Node: TypeAlias = HostNode | Affine | Contraction
+@dataclass(frozen=True, eq=False)
+class Absorbed:
+    """What the host does where a contraction stood whose matrix went into that on the other side of an attention.
+
+    Attributes:
+        name: of the contraction.
+        replaces: names of the model's nodes that it stands for.
+        into: what the other contraction makes; where that has no tiles, the model's nodes stay.
+        heads, size: of the attention.
+        width: entries of x, or of y if ``adds``; at most the size of a head.
+        adds: y is the sum of the heads of x, of each as many entries as y has; otherwise each head of y is x and zeros.
+        positions: axes behind that of the entries, which is then the second; 0: it is the last.
+        dtype: of the values.
+    """
+
+    name: str
+    input: str
+    output: str
+    replaces: tuple[str, ...]
+    into: str
+    heads: int
+    size: int
+    width: int
+    adds: bool
+    positions: int
+    dtype: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values read."""
+        return (self.input,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values made."""
+        return (self.output,)
+
+
+Node: TypeAlias = HostNode | Affine | Contraction | Absorbed
 
 
 @dataclass(frozen=True, eq=False)

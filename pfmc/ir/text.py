@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pfmc.errors import printable
 from pfmc.ir.attention import Attention
-from pfmc.ir.graph import Affine, Contraction, Conv, Gemm, Graph, HostNode, MatrixVector, Node
+from pfmc.ir.graph import Absorbed, Affine, Contraction, Conv, Gemm, Graph, HostNode, MatrixVector, Node
 
 
 def render(graph: Graph) -> str:
@@ -46,7 +46,7 @@ def _attention(graph: Graph, attention: Attention, nodes: list[Node]) -> list[st
     sizes = f"heads={attention.heads} key-heads={attention.key_heads} head-size={attention.head_size}"
     words = " ".join((sizes, *attention.flags))
     roles = " ".join(f"{role}=@{printable(name)}" for role, name in attention.projections.items())
-    own = [f"  {_node(graph, node)}" for node in nodes if isinstance(node, Contraction)]
+    own = [f"  {_node(graph, node)}" for node in nodes if isinstance(node, Contraction | Absorbed)]
     return [f"{given} = attention @{printable(attention.name)} ({taken}) {words} {roles} {{", *own, "}"]
 
 
@@ -70,6 +70,9 @@ def _details(node: Node) -> tuple[str, list[str]]:
     if isinstance(node, Affine):
         present = [word for word, v in (("gain", node.gain), ("offset", node.offset)) if v is not None]
         return "affine", [*present, f"axis={node.axis}"]
+    if isinstance(node, Absorbed):
+        how = "added" if node.adds else "each"
+        return "absorbed", [f"heads={node.heads} {how} {node.width} of {node.size}"]
     return _contraction(node)
 
 

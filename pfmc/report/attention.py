@@ -41,16 +41,17 @@ def _text(entry: AttentionEntry) -> str:
 
 
 def _steps(entry: AttentionEntry, tiles: Sequence[TileRecord]) -> Iterator[Step]:
-    """Those that stand side by side in one box."""
+    """Those that stand side by side in one box, or are one, as the output's may be with the values'."""
     front: dict[str, list[str]] = {}
     for role, node in entry.projections.items():
-        if role != "output":
+        if role != "output" or node in front:
             front.setdefault(node, []).append(role)
     for node, roles in front.items():
         yield _on_tiles(node, f"[{' | '.join(roles)}]", tiles)
     yield Step((BETWEEN, f"{entry.heads} heads, on the host"))
-    if "output" in entry.projections:
-        yield _on_tiles(entry.projections["output"], "output", tiles)
+    output = entry.projections.get("output")
+    if output is not None and output not in front:
+        yield _on_tiles(output, "output", tiles)
 
 
 def _on_tiles(node: str, what: str, tiles: Sequence[TileRecord]) -> Step:

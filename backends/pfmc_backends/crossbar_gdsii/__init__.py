@@ -26,6 +26,7 @@ class CrossbarGdsii:
     pipeline: tuple[str, ...] = (
         "normalise",
         "fold",
+        "absorb",
         "collapse",
         "merge",
         "condense",

@@ -27,6 +27,7 @@ class GlassVoxels:
     pipeline: tuple[str, ...] = (
         "normalise",
         "fold",
+        "absorb",
         "collapse",
         "merge",
         "condense",
