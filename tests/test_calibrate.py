@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pfmc_passes.calibrate import Calibrate, Rule
+from pfmc_passes.inputs import thinned
 from pfmc_passes.normalise import Normalise
 from pfmc_passes.tile import Tile
 
@@ -166,3 +167,15 @@ def test_options_by_their_names() -> None:
         with_options(Calibrate, {"range": "most"})
     with pytest.raises(UsageError, match="percentile must be above 0"):
         with_options(Calibrate, {"percentile": "0"})
+
+
+@given(images=st.integers(1, 200), width=st.integers(2, 160), most=st.integers(32, 2048))
+def test_vectors_are_not_those_of_a_few_places_of_every_image(images: int, width: int, most: int) -> None:
+    """Every so-manieth would be: 64 of 1024 windows of images 16 wide are all of the first column."""
+    vectors = np.arange(images * width, dtype=np.float64)[:, None]
+    found = thinned(vectors, most)
+    places = np.unique(found % width)
+    assert len(np.unique(found)) == min(most, images * width)
+    # Drawn at random they would be of 63 per cent of the places, where there are as many places as vectors.
+    assert len(places) > min(width, len(found)) / 3
+    assert len(np.unique(found // width)) > min(images, len(found)) / 3

@@ -81,15 +81,17 @@ class Equalise(Pass[Netlist, Netlist]):
 
 @dataclass
 class _Seen:
-    """How far each row reaches, and some of the vectors."""
+    """How far each row reaches, and some of the vectors, as many of each batch."""
 
     reach: Float[np.ndarray, " rows"]
     vectors: Float[np.ndarray, "vectors rows"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    batches: int = 0
 
     def add(self, vectors: Float[np.ndarray, "vectors rows"], most: int) -> None:
         self.reach = np.maximum(self.reach, np.abs(vectors).max(axis=0))
-        some = thinned(vectors, most)
-        self.vectors = thinned(np.concatenate([self.vectors, some]) if self.vectors.size else some, most)
+        self.batches += 1
+        some = thinned(vectors, -(-most // self.batches))
+        self.vectors = np.concatenate([thinned(self.vectors, most - len(some)), some]) if self.vectors.size else some
 
 
 @dataclass(frozen=True)

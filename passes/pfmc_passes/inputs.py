@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +12,8 @@ from jaxtyping import Float
 from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Tile
 from pfmc.passmanager import Context
+
+GOLDEN: Final = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, are spread evenly, and over any period's phases too
 
 
 def input_vectors(
@@ -32,8 +36,11 @@ def input_vectors(
 
 
 def thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.ndarray, "fewer rows"]:
-    """At most so many, evenly spaced."""
-    return vectors[:: -(-len(vectors) // most) or 1]
+    """At most so many, from all over, but at no fixed distance: that can be of one place of every image."""
+    if len(vectors) <= most:
+        return vectors
+    order = np.arange(len(vectors)) * GOLDEN % 1.0
+    return vectors[np.sort(np.argpartition(order, most)[:most])]
 
 
 def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
