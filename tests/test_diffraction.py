@@ -100,9 +100,24 @@ def test_slopes_against_finite_differences() -> None:
     inputs, outputs = small_modes()
     delta_n, change = index_map(SMALL), np.random.default_rng(5).normal(size=SMALL.shape) * 1e-3
     transfer, slopes = jacobian(delta_n, inputs, outputs, SMALL)
+    effect = slopes.tangent(change.reshape(1, len(change), -1))[0]
     np.testing.assert_allclose(transfer, transfer_matrix(delta_n, inputs, outputs, SMALL), atol=1e-14)
     plus, minus = (transfer_matrix(delta_n + s * 1e-4 * change, inputs, outputs, SMALL) for s in (1, -1))
-    assert relative(change.reshape(-1) @ slopes, (plus - minus).real.reshape(-1) / 2e-4) < 1e-8
+    assert relative(effect, (plus - minus).real / 2e-4) < 1e-8
+
+
+def test_slopes_of_a_layer_and_their_products_are_of_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five rows of samples at a time, of which the last band has fewer."""
+    monkeypatch.setattr("pfmc.physics.jacobian.BAND", 5 * 22 * 12)
+    slopes = jacobian(index_map(SMALL), *small_modes(), SMALL)[1]
+    rng, layers = np.random.default_rng(6), range(SMALL.layers)
+    dense = np.stack([slopes.layer(layer) for layer in layers])
+    voxels = rng.normal(size=(2, *dense.shape[:2]))
+    expected = np.einsum("clv,lvw->cw", voxels, dense)
+    np.testing.assert_allclose(slopes.tangent(voxels).reshape(2, -1), expected, rtol=1e-10)
+    weights = rng.normal(size=(2, *slopes.tangent(voxels).shape[1:]))
+    expected = np.einsum("cw,lvw->clv", weights.reshape(2, -1), dense)
+    np.testing.assert_allclose(slopes.adjoint(weights), expected, rtol=1e-9, atol=1e-12 * np.abs(expected).max())
 
 
 def test_power_is_conserved_without_absorber() -> None:
@@ -255,7 +270,11 @@ def test_single_precision_and_torch() -> None:
     tensors = [torch.asarray(a) for a in (delta_n, inputs, outputs)]
     assert relative(transfer_matrix(*tensors, SMALL).numpy(), expected) < 1e-12
     slopes = [jacobian(*arrays, SMALL)[1] for arrays in (tensors, (delta_n, inputs, outputs))]
-    assert relative(slopes[0].numpy(), slopes[1]) < 1e-12
+    assert relative(slopes[0].layer(1).numpy(), slopes[1].layer(1)) < 1e-12
+    weights = np.random.default_rng(7).normal(size=(1, *expected.shape))
+    found = slopes[0].adjoint(torch.asarray(weights))
+    assert relative(found.numpy(), slopes[1].adjoint(weights)) < 1e-12
+    assert relative(slopes[0].tangent(found).numpy(), slopes[1].tangent(found.numpy())) < 1e-12
 
 
 def test_torchoptics_sends_light_to_the_same_place() -> None:

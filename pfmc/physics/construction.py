@@ -2,11 +2,13 @@
 
 Only the quadrature that homodyne detection reads counts: Re T = gain · W. The index of a voxel is bounded by the
 levels that can be written, Δn = middle + half · sin u, and u is the variable. The steps are those of Gauss and Newton
-in their dual form, (J Jᵀ + λ) y = gain · W − Re T, du = Jᵀ y: there are fewer weights than voxels. From a random start
-each step takes the largest gain that moves the voxels by no more than ``STRIDE``, as long as the light still grows;
-then the gain stands, and the residual is that of the volume as finely computed as it was given, while the slopes are
-those of a coarser one (defect correction). At last voxels are rounded to levels, and single ones go up or down by one
-level until the residual is gone (``pfmc.physics.polish``).
+in their dual form, J Jᵀ y = gain · W − Re T, du = Jᵀ y: there are fewer weights than voxels. Conjugate gradients solve
+it by products with J and Jᵀ, which are not formed (``pfmc.physics.jacobian``): some 20 of each, as J Jᵀ is well
+conditioned where there are voxels enough (20 per weight: eigenvalues from 0.1 to 20 times their mean). From a random
+start each step takes the largest gain that moves the voxels by no more than ``STRIDE``, as long as the light still
+grows; then the gain stands, and the residual is that of the volume as finely computed as it was given, while the
+slopes are those of a coarser one (defect correction). At last voxels are rounded to levels, and single ones go up or
+down by one level until the residual is gone (``pfmc.physics.polish``).
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from array_api_compat import to_device
 from jaxtyping import Complex, Float, Int64
+from scipy.sparse.linalg import LinearOperator, cg
 
 from pfmc.errors import UsageError
 from pfmc.physics.diffraction import gaussian_modes
-from pfmc.physics.jacobian import jacobian
+from pfmc.physics.jacobian import Slopes, jacobian
 from pfmc.physics.polish import polish
 from pfmc.physics.volume import Volume, transfer_matrix
 
@@ -33,6 +35,9 @@ RISES = 8  # steps with a growing gain; twice as many gain a tenth more
 CORRECTIONS, POLISHES = 10, 8  # most steps for a gain, most rounds of single voxels
 SHARE = 0.92  # of the gain so reached: with all of it the last steps converge slowly, if at all
 NEAR = 0.08  # relative error of the coarse model, whose own is 5 %; after it the fine one is asked
+RISE_ACCURACY, SETTLE_ACCURACY = 0.05, 0.1  # of a step's effect; what it lacks the next one makes up for
+PRODUCTS = 60  # most of J Jᵀ for a step; 20 are usual. Fewer than its effect takes make it shorter, as λ would
+TOGETHER = 2**25  # slopes that the rounds of single voxels look at together: 134 MB
 COARSE_KICK = 0.65  # radians
 COARSE_RIM = 16e-6  # metres
 
@@ -107,7 +112,7 @@ def construct(
     ends = float(table[0]), float(table[-1])
     variable, gain = _rise(rough, ends, rng.uniform(-0.5, 0.5, volume.shape))
     variable, gain = _settle(coarse, fine, ends, variable, gain, wanted / 2)
-    levels = np.abs(_index(variable, ends).reshape(-1, 1) - table).argmin(axis=1)
+    levels = np.abs(_index(variable, ends)[..., None] - table).argmin(axis=-1).reshape(len(variable), -1)
     return _polished(coarse, fine, table, levels, gain, wanted, rng)
 
 
@@ -148,7 +153,7 @@ class _Model:
         written = self.place(delta_n.astype(np.float32))
         return np.asarray(to_device(transfer_matrix(written, *self.modes, self.volume), "cpu"), dtype=complex)
 
-    def slopes(self, delta_n: np.ndarray) -> tuple[np.ndarray, Any]:
+    def slopes(self, delta_n: np.ndarray) -> tuple[np.ndarray, Slopes]:
         """T, and the derivative of Re T by each voxel's index where light is sent."""
         transfer, slopes = jacobian(self.place(delta_n.astype(np.float32)), *self.modes, self.volume)
         return np.asarray(to_device(transfer, "cpu"), dtype=complex), slopes
@@ -169,37 +174,43 @@ def _index(variable: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Dual:
-    """Steps of u by slopes of weights by u, [voxels, weights]: the shortest that have a wanted effect."""
+    """Steps of u, [columns, layers, voxels], and their effects on the weights, [columns, outputs, inputs]."""
 
-    slopes: Any
+    slopes: Slopes  # by the index
+    by_variable: Float[np.ndarray, "layers voxels"]  # dΔn / du
     place: Callable[[np.ndarray], Any]
 
     @classmethod
-    def of(cls, model: _Model, variable: np.ndarray, ends: tuple[float, float], slopes: Any) -> _Dual:
-        """Slopes by the index, which are overwritten, to slopes by u."""
-        by_variable = (ends[1] - ends[0]) / 2 * np.cos(variable).reshape(-1, 1)
-        slopes *= model.place(by_variable.astype(np.float32))
-        return cls(slopes, model.place)
+    def of(cls, model: _Model, variable: np.ndarray, ends: tuple[float, float], slopes: Slopes) -> _Dual:
+        by_variable = (ends[1] - ends[0]) / 2 * np.cos(variable).reshape(len(variable), -1)
+        return cls(slopes, by_variable.astype(np.float32), model.place)
 
-    @cached_property
-    def gram(self) -> np.ndarray:
-        return np.asarray(to_device(self.slopes.T @ self.slopes, "cpu"), dtype=float)
+    def steps(self, effects: np.ndarray, accuracy: float) -> np.ndarray:
+        """The shortest step for each of the effects, which it has up to ``accuracy`` of their size."""
+        size = np.linalg.norm(effects, axis=(1, 2), keepdims=True) + np.finfo(float).tiny
+        product = LinearOperator(
+            (effects.size, effects.size), lambda y: self.effects(self._backward(y.reshape(effects.shape))).reshape(-1)
+        )
+        solved, _ = cg(product, (effects / size).reshape(-1), rtol=accuracy, maxiter=PRODUCTS)
+        return self._backward(size * solved.reshape(effects.shape))
 
-    def steps(self, effects: np.ndarray, damping: float) -> np.ndarray:
-        """Columns of steps for columns of effects; λ is ``damping`` times the mean of J Jᵀ's diagonal."""
-        ridge = damping * float(np.mean(np.diag(self.gram)))
-        solved = scipy.linalg.solve(self.gram + ridge * np.eye(len(self.gram)), effects, assume_a="pos")
-        found = self.slopes @ self.place(solved.astype(np.float32))
-        return np.asarray(to_device(found, "cpu"), dtype=float)
+    def effects(self, steps: np.ndarray) -> np.ndarray:
+        """J u"""
+        index = self.place((self.by_variable * steps).astype(np.float32))
+        return np.asarray(to_device(self.slopes.tangent(index), "cpu"), dtype=float)
+
+    def _backward(self, weights: np.ndarray) -> np.ndarray:
+        """Jᵀ y"""
+        index = self.slopes.adjoint(self.place(weights.astype(np.float32)))
+        return np.asarray(self.by_variable * np.asarray(to_device(index, "cpu"), dtype=float))
 
 
 def _rise(model: _Model, ends: tuple[float, float], variable: np.ndarray) -> tuple[np.ndarray, float]:
     """From a random start to the wanted matrix, roughly, at a high gain: a step goes as high as ``STRIDE`` allows."""
-    wanted = model.target.reshape(-1)
     for _ in range(RISES):
         transfer, slopes = model.slopes(_index(variable, ends))
-        effects = np.stack([wanted, np.real(transfer).reshape(-1)], axis=1)
-        up, undo = _Dual.of(model, variable, ends, slopes).steps(effects, 1e-3).T
+        effects = np.stack([model.target, np.real(transfer)])
+        up, undo = _Dual.of(model, variable, ends, slopes).steps(effects, RISE_ACCURACY)
         a, b, c = np.mean(up * up), np.mean(up * undo), np.mean(undo * undo) - STRIDE**2
         gain = (b + math.sqrt(max(0.0, b * b - a * c))) / a
         step = gain * up - undo
@@ -227,13 +238,12 @@ def _settle(
         if error > 0.8 * before:
             gain *= 0.85
         near, before = (True, math.inf) if not near and error < NEAR else (near, error)
-        dual, damping = _Dual.of(coarse, variable, ends, slopes), 1e-4
-        lacking = (gain * fine.target - np.real(transfer)).reshape(-1, 1)
-        step = dual.steps(lacking, damping)
-        while np.sqrt(np.mean(step * step)) > 2 * STRIDE:
-            damping *= 8
-            step = dual.steps(lacking, damping)
+        dual = _Dual.of(coarse, variable, ends, slopes)
+        lacking = (gain * fine.target - np.real(transfer))[None]
+        step = dual.steps(lacking, SETTLE_ACCURACY)
+        step *= min(1.0, 2 * STRIDE / np.sqrt(np.mean(step * step)))
         variable = variable + step.reshape(variable.shape)
+        del slopes, dual  # the largest there is: before the next
     return variable, gain
 
 
@@ -257,9 +267,18 @@ def _polished(
         best = found
         if found.error <= wanted / 2:
             break
-        slopes = np.asarray(to_device(coarse.slopes(index)[1], "cpu"))
-        lacking = (gain * fine.target - np.real(transfer)).reshape(-1)
-        polish(slopes, levels, table, lacking, 0.1 * wanted * gain * float(np.linalg.norm(fine.target)), rng)
+        slopes = coarse.slopes(index)[1]
+        left = (gain * fine.target - np.real(transfer)).reshape(-1)
+        goal = 0.08 * wanted * gain * float(np.linalg.norm(fine.target))
+        together = max(1, TOGETHER // (levels.shape[1] * left.size))
+        for some in np.array_split(rng.permutation(len(levels)), math.ceil(len(levels) / together)):
+            dense = np.concatenate([np.asarray(to_device(slopes.layer(int(layer)), "cpu")) for layer in some])
+            chosen = levels[some].reshape(-1)
+            left = polish(dense, chosen, table, left, goal, rng)
+            levels[some] = chosen.reshape(len(some), -1)
+            if np.linalg.norm(left) <= goal:
+                break
+        del slopes
     assert best
     return best
 

@@ -347,8 +347,12 @@ def kicks(delta_n: Any, volume: Volume, fields: Any) -> Iterator[tuple[Any, floa
     xp = array_namespace(delta_n, fields)
     _, weights = np.polynomial.legendre.leggauss(volume.steps)
     half, rim = volume.layer / 2, _attenuation(volume)
-    phases = [2 * math.pi / volume.wavelength * half * float(w) for w in weights]
-    losses = [like(np.exp(-half * w * rim), fields) for w in weights]
+    first = weights[: (volume.steps + 1) // 2]  # the others are the same in reversed order
+    phases = [2 * math.pi / volume.wavelength * half * float(w) for w in first]
+    losses = [like(np.exp(-half * w * rim), fields) for w in first]
     for layer in sampled_index(delta_n, volume):
-        for phase, loss in zip(phases, losses, strict=True):
-            yield xp.exp(xp.astype(1j * phase * layer, fields.dtype)) * loss - 1, phase
+        there = [
+            (xp.exp(xp.astype(1j * phase * layer, fields.dtype)) * loss - 1, phase)
+            for phase, loss in zip(phases, losses, strict=True)
+        ]
+        yield from there + there[: volume.steps // 2][::-1]
