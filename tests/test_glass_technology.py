@@ -15,7 +15,7 @@ from pfmc.technology.glass import GlassTechnology
 from pfmc.technology.kinds import crossbars, glass
 from pfmc.technology.loader import load
 
-GLASSES = ("fused-silica", "high-contrast-glass", "physical-limit", "two-photon-polymer")
+GLASSES = ("fused-silica", "fused-silica/large", "high-contrast-glass", "physical-limit", "two-photon-polymer")
 
 
 def text_of(name: str) -> str:

@@ -169,8 +169,8 @@ def test_a_cell_takes_from_its_base_what_it_does_not_say(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('base = "acme"', "no such technology, {}: base, name one of fused-silica, generic, gf180mcu"),
-        ("base = 3", "no such technology, {}: base, name one of fused-silica, generic, gf180mcu"),
+        ('base = "acme"', "no such technology, {}: base, name one of fused-silica, fused-silica/large, generic"),
+        ("base = 3", "no such technology, {}: base, name one of fused-silica, fused-silica/large, generic"),
         ('base = "sg13g2/slide"', "sg13g2/slide has a base itself, {}: base, name sg13g2"),
         ('base = "sg13g2"', "missing key, {}: name, add it, and 1 more to correct"),
     ],

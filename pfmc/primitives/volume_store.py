@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from pfmc.primitives.volume import DiffractiveVolume, Performance, Written
 from pfmc.technology.glass import GlassTechnology
 
-VERSION: Final = 1  # of what constructs: another version makes other voxels
+VERSION: Final = 2  # of what constructs: another version makes other voxels
 
 
 @dataclass(frozen=True)
