@@ -119,13 +119,23 @@ def _made_chips(
 ) -> MonteCarlo:
     """What chips compute that are drawn from the technology's variation."""
     runs = options.monte_carlo or 0
+    chips = fabrication(folder, manifest, options, observer)
+    progress = observer.stage("making chips", runs)
+    return monte_carlo(chips, dataset, wanted, runs=runs, tolerance=options.tolerance, progress=progress)
+
+
+def fabrication(folder: Path, manifest: Manifest, options: VerifyOptions, observer: Observer) -> Fabrication:
+    """Chips of a bundle as they are made, all tiles of them in memory.
+
+    Raises:
+        PfmcError: if the bundle cannot be understood.
+    """
     technology, records = manifest.technology, read_tiles(manifest.path_of(folder, "tiles"))
     reading = observer.stage("reading the masks again", len(records))
-    host = manifest.path_of(folder, "host")
     values = load_values(manifest.path_of(folder, "input-values"), Runtime(manifest.path_of(folder, "model")).inputs)
-    fabrication = Fabrication.of(
+    return Fabrication.of(
         technology,
-        host,
+        manifest.path_of(folder, "host"),
         records,
         load_backend(manifest.backend).read(folder, technology, records, reading),
         values,
@@ -135,8 +145,6 @@ def _made_chips(
         ideal_converters=options.ideal_converters,
         ideal_wires=options.ideal_wires,
     )
-    progress = observer.stage("making chips", runs)
-    return monte_carlo(fabrication, dataset, wanted, runs=runs, tolerance=options.tolerance, progress=progress)
 
 
 def _inspected(folder: Path, manifest: Manifest, options: VerifyOptions, observer: Observer) -> dict[str, Any]:

@@ -25,8 +25,12 @@ def vectors(model: Path, data: dict[str, np.ndarray]) -> np.ndarray:
         cast(np.ndarray, session.run(None, {name: array[i : i + BATCH] for name, array in data.items()})[0])
         for i in range(0, count, BATCH)
     ]
-    found = np.concatenate(parts)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit(np.concatenate(parts))
+
+
+def unit(found: np.ndarray) -> np.ndarray:
+    """Each vector with length one."""
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -34,17 +38,23 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return values.argsort().argsort()
 
 
-def main() -> None:
-    """Print the cosines, sentence by sentence, and how the order of the pairs' similarities is kept."""
-    original, fabricated, test = map(Path, sys.argv[1:])
-    with np.load(test) as arrays:
-        data = dict(arrays)
-    before, after = (vectors(model, data) for model in (original, fabricated))
+def judged(before: np.ndarray, after: np.ndarray) -> str:
+    """The cosines, sentence by sentence, and how the order of the pairs' similarities is kept."""
     cosines = (before * after).sum(axis=1)
     similarity = [(found[0::2] * found[1::2]).sum(axis=1) for found in (before, after)]
     correlation = np.corrcoef(*map(ranks, similarity))[0, 1]
-    print(f"cosine to the original: mean {cosines.mean():.4f}, worst {cosines.min():.4f} of {len(cosines)} sentences")
-    print(f"rank correlation of similarity: {correlation:.4f}, over {len(similarity[0])} pairs")
+    return (
+        f"cosine to the original: mean {cosines.mean():.4f}, worst {cosines.min():.4f} of {len(cosines)} sentences;"
+        f" rank correlation of similarity: {correlation:.4f}, over {len(similarity[0])} pairs"
+    )
+
+
+def main() -> None:
+    """Print how far the two models are from each other."""
+    original, fabricated, test = map(Path, sys.argv[1:])
+    with np.load(test) as arrays:
+        data = dict(arrays)
+    print(judged(*(vectors(model, data) for model in (original, fabricated))))
 
 
 if __name__ == "__main__":
