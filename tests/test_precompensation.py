@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from pfmc.errors import CapacityError, UsageError
 from pfmc.physics.network import Wires
-from pfmc.physics.precompensation import PairArray, Precompensated, precompensate
+from pfmc.physics.precompensation import PairArray, Precompensated, feasible_scale, precompensate
 
 HIGH = 1e-4
 
@@ -89,6 +89,44 @@ def test_a_block_in_a_larger_array(seed: int, rows: int, columns: int, share: fl
     assert error(array.whole(found.conductance), wires, found.scale * target) < 2e-6
     assert largest.scale < solve(target, PairArray(Wires(1.0, 1.0), 6, 5)).scale
     assert solve(target, array, scale=largest.scale).residual < 1e-5
+
+
+SIDES = st.sampled_from([1, 2, 5, 12, 24])
+LOADS = st.floats(1e-3, 0.3)
+
+
+@st.composite
+def loaded(draw: st.DrawFn) -> tuple[np.ndarray, PairArray, float]:
+    """A target, an array that it loads, and the least conductance: normal, heavy-tailed, sparse, or all of one size.
+
+    Rows, columns and signs that are alike are where currents through several devices add up.
+    """
+    rows, columns = draw(SIDES), draw(SIDES)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    m, n = draw(st.integers(1, rows)), draw(st.integers(1, columns))
+    kinds = rng.standard_normal((m, n)), rng.standard_t(2, (m, n)), rng.random((m, n)), np.ones((m, n))
+    target = draw(st.sampled_from(kinds)) * (rng.random((m, n)) < draw(st.sampled_from([1.0, 1.0, 0.05])))
+    signs = draw(st.sampled_from([(1, 1), (m, 1), (1, n), (m, n)]))
+    target = target * rng.choice([-1.0, 1.0], signs) * draw(st.sampled_from([1.0, 0.3, 1e-3]))
+    target[draw(st.sampled_from([0, -1])), draw(st.sampled_from([0, -1]))] = draw(st.sampled_from([-1.0, 1.0]))
+    ends = draw(LOADS) / HIGH / columns / 4, draw(LOADS) / HIGH / rows / 2
+    segments = draw(LOADS) / HIGH / columns / 2, draw(LOADS) / HIGH / rows
+    low = draw(st.floats(1e-3, 0.4))
+    return target, PairArray(Wires(*segments, *ends, draw(st.booleans())), rows, columns, low * HIGH), low
+
+
+@given(loaded())
+@settings(max_examples=300, deadline=None)
+def test_a_feasible_scale_is_feasible_and_near_the_largest(case: tuple[np.ndarray, PairArray, float]) -> None:
+    """By the exact search; loads from light ones, where the network is not solved, to those that leave a tenth."""
+    target, array, low = case
+    try:
+        largest = solve(target, array, low=low).scale
+    except CapacityError:
+        return
+    found = feasible_scale(target, array, conductance_min=low * HIGH, conductance_max=HIGH)
+    assert 0.99 * largest <= found <= largest
+    assert solve(target, array, scale=found, low=low).scale == found
 
 
 def test_ideal_wires_need_no_compensation(rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pfmc.errors import CapacityError
 from pfmc.physics.crossbar import effective_matrix
 from pfmc.physics.network import Wires
+from pfmc.physics.precompensation import PairArray
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.technology.loader import load
 
@@ -85,6 +86,23 @@ def test_compensated_wires_against_wires_ignored(name: str) -> None:
     assert without.residual == pytest.approx(relative(error, scale * block))
     np.testing.assert_array_equal(again.lengths, with_wires.lengths)
     np.testing.assert_array_equal(again.wanted, with_wires.wanted)
+
+
+@pytest.mark.parametrize(("name", "solved"), [("sg13g2", False), ("sg13g2/rppd", True)])
+def test_the_network_is_solved_for_a_scale_only_where_wires_load_it(
+    name: str, solved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full tile takes 0.2 ms and not 4; what it then programmes is within the range, both ways."""
+    tile = CrossbarTile.of(load(name))
+    block = np.random.default_rng(9).standard_normal((64, 64))
+    with monkeypatch.context() as m:
+        calls: list[object] = []
+        effective = PairArray.effective
+        m.setattr(PairArray, "effective", lambda *args: (calls.append(args), effective(*args))[1])
+        scale = tile.feasible_scale(block)
+    assert bool(calls) == solved
+    used = tile.program(block, scale, compensate=True).lengths
+    assert tile.length_min <= used.min() <= tile.length_min + 3 * tile.step
 
 
 def test_rounding_goes_to_the_next_level_of_what_was_wanted() -> None:

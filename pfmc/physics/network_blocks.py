@@ -13,9 +13,11 @@ from typing import no_type_check
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]  # Numba's own
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from pfmc.physics.compiled import compiled
 
 # All that is compiled in depends on this file only: Numba tells by the text of a function's own file whether what it
 # has on disk is still valid. What is fastest was measured.
@@ -24,14 +26,6 @@ GROUP = 4  # devices whose changes are added to a block's matrix together
 LANES = 4
 PORTS = 4 * SIDE
 WIDTH = (PORTS + 1) * LANES  # of a device's voltages; the last one is for a difference of two
-
-
-def _compiled(function):  # type: ignore[no-untyped-def]
-    fast = {"contract", "reassoc"}
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
-    except RuntimeError:  # Numba finds no folder that it may write
-        return njit(nogil=True, error_model="numpy", fastmath=fast)(function)
 
 
 @no_type_check
@@ -87,7 +81,7 @@ _add_to_one = _products_added(1)
 _add_to_two = _products_added(2)
 
 
-@_compiled
+@compiled
 @no_type_check
 def _difference(d, H, far, top):
     """Write row `far`, the last, less row `top` of the symmetric H, of which the lower triangle is there, into d."""
@@ -99,7 +93,7 @@ def _difference(d, H, far, top):
             d[p * LANES + lane] = at_far[p * LANES + lane] - H[p, top * LANES + lane]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _insert(block, H, D, factor):
     """Fill the lower triangle of each lane's H, and of each device the open voltage per port's input, D, and factor.
@@ -146,7 +140,7 @@ def _insert(block, H, D, factor):
                 _add_to_two(H, p, p + 2, f, d, p)
 
 
-@_compiled
+@compiled
 @no_type_check
 def _inserted(cells, blocks, keep):
     """H, D and factor (see `_insert`) of up to LANES blocks, and how many columns they have, filled up.
@@ -173,7 +167,7 @@ def _inserted(cells, blocks, keep):
     return H, D, factor, columns
 
 
-@_compiled
+@compiled
 @no_type_check
 def _order(block, columns):
     """Where a block's ports left, bottom, top and right are in the order of `_insert`."""
@@ -190,7 +184,7 @@ def _order(block, columns):
     return order
 
 
-@_compiled
+@compiled
 @no_type_check
 def _matrices(cells, blocks):
     """Matrices of up to LANES blocks."""
@@ -208,7 +202,7 @@ def _matrices(cells, blocks):
     return found
 
 
-@_compiled
+@compiled
 @no_type_check
 def block_gradient(cells, block, bar, out):
     """Write the gradient with respect to the conductances, given that, symmetric, of a block's matrix, into `out`."""
@@ -243,7 +237,7 @@ def block_gradient(cells, block, bar, out):
                 bars[end, top] -= sign * k * k * slope
 
 
-@_compiled
+@compiled
 @no_type_check
 def _shared(part, k, runs):
     """The rows of a part's k shared ports: their own columns; those of its other ports."""
@@ -255,7 +249,7 @@ def _shared(part, k, runs):
     return own, others
 
 
-@_compiled
+@compiled
 @no_type_check
 def eliminate(A, B, k, first, second):
     """What the k ends that are far ends of A and near ends of B have to do with the other inputs, x of A and y of B.
@@ -280,7 +274,7 @@ def eliminate(A, B, k, first, second):
     return inputs_a, inputs_b, Y, v_a, (loop @ minus_R) @ inputs_b, Y @ v_a
 
 
-@_compiled
+@compiled
 @no_type_check
 def _place(H, part, change, runs):
     """Write a part's own entries plus `change` to where its ports lie in the whole's matrix."""
@@ -299,7 +293,7 @@ def _place(H, part, change, runs):
         row += rows
 
 
-@_compiled
+@compiled
 @no_type_check
 def _place_across(H, across, first, second):
     """Write what the second part's ports have to do with the first's, and the reverse, into the whole's matrix."""
@@ -316,7 +310,7 @@ def _place_across(H, across, first, second):
         row += rows
 
 
-@_compiled
+@compiled
 @no_type_check
 def reduce(cells, steps, keep):
     """Matrices of the blocks that are left after the steps and, with `keep`, those of the two parts of each join.

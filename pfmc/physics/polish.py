@@ -6,7 +6,8 @@ from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from numba import njit
+
+from pfmc.physics.compiled import compiled
 
 
 def polish(
@@ -43,15 +44,7 @@ def polish(
     return left.astype(float)
 
 
-def _compiled(function):  # type: ignore[no-untyped-def]
-    fast = {"contract", "reassoc"}
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
-    except RuntimeError:  # Numba finds no folder that it may write
-        return njit(nogil=True, error_model="numpy", fastmath=fast)(function)
-
-
-@_compiled
+@compiled
 @no_type_check
 def _sweep(slopes, own, levels, table, left, order):
     """Each voxel in turn goes up or down by a level if that makes ``left`` shorter."""

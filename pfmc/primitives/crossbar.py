@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from pfmc.errors import CapacityError
 from pfmc.physics.network import Wires
-from pfmc.physics.precompensation import PairArray, Precompensated, precompensate, relative_error
+from pfmc.physics.precompensation import PairArray, Precompensated, feasible_scale, precompensate, relative_error
 from pfmc.physics.resistor import strip_resistance
 from pfmc.primitives.wiring import moved_vias, nominal_wires, via_travel
 from pfmc.technology.schema import Technology
 
 ROUNDS = 8  # of rounding, solving the network and correcting; 2 to 4 are usual
-SCALE_TOLERANCE = 3e-3  # residual of the search for a scale, which then is known better than that
 SETTLING = 12  # rounds of correcting between two solutions of the network
 
 
@@ -96,9 +96,10 @@ class CrossbarTile:
         return (self.conductance_max - self.conductance_min) / largest_weight if largest_weight > 0 else 1.0
 
     def feasible_scale(self, block: Float[np.ndarray, "m n"]) -> float:
-        """The largest siemens per unit of weight with the wires compensated; 1 for an empty block.
+        """About the largest siemens per unit of weight with the wires compensated; 1 for an empty block.
 
-        One step of the strongest strip is left for the correction of rounding, and the error of the search.
+        One step of the strongest strip is left for the correction of rounding; see
+        :func:`pfmc.physics.precompensation.feasible_scale`.
 
         Raises:
             CapacityError: if the wires leave next to nothing.
@@ -106,8 +107,7 @@ class CrossbarTile:
         if not block.any():
             return 1.0
         low, high = self.conductance_min, 1.0 / float(self.resistance(np.array(self.length_min + self.step)))
-        found = precompensate(block, self.pairs, conductance_min=low, conductance_max=high, tolerance=SCALE_TOLERANCE)
-        return found.scale * (1 - SCALE_TOLERANCE)
+        return feasible_scale(block, self.pairs, conductance_min=low, conductance_max=high)
 
     def program(self, block: Float[np.ndarray, "m n"], scale: float, *, compensate: bool) -> Programmed:
         """Lengths of the strip pairs that realise ``scale * block``, each pair rounded jointly on the grid.
@@ -155,7 +155,7 @@ class CrossbarTile:
         """The same for lengths that are known."""
         return np.asarray(block - self.network(lengths).effective(1.0 / self.resistance(lengths)) / scale)
 
-    @property
+    @cached_property
     def pairs(self) -> PairArray:
         """The tile as a network with its nominal wires: strips that carry no weight have the greatest length."""
         return PairArray(self.wires, self.rows, self.columns, self.conductance_min)
