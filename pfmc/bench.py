@@ -18,6 +18,7 @@ from pfmc.data import Dataset
 from pfmc.frontend.runtime import Runtime
 from pfmc.netlist.netlist import Netlist, Provision, Tile
 from pfmc.observer import Observer
+from pfmc.physics.variation import EFFECTS, Variation
 from pfmc.primitives.crossbar import CrossbarTile
 from pfmc.slices import slice_of
 from pfmc.technology.schema import Technology
@@ -69,12 +70,14 @@ class Share:
         devices: what differs from device to device, with one copy.
         inputs, outputs: of its converters, with the technology's bits.
         rounding: what the grid of lengths leaves, with one slice.
+        feeds: what differs from input converter to input converter, which copies share.
     """
 
     devices: float
     inputs: float
     outputs: float
     rounding: float = 0.0
+    feeds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,26 +155,30 @@ class Bench:
         usual = Provision.standard(self.technology)
         nodes = [node.name for node, _ in self.netlist.by_node()]
         fine = dict.fromkeys(nodes, Provision(FINE_BITS, FINE_BITS, slices=2))
-        progress = observer.stage("measuring each contraction", 4 * len(nodes))
+        progress = observer.stage("measuring each contraction", 5 * len(nodes))
         base = self.fabrication(fine)
-        floor = self._square(base, 0, still=True)
+        floor = self._square(base, 0, base.maker.still)
+        gains = {name: getattr(base.variation, name) for name in EFFECTS["converters"]}
+        converters = replace(base.maker.still, **gains)  # a trim takes those of the outputs away
 
-        def added(fabrication: Fabrication, node: str | None = None) -> float:
+        def added(fabrication: Fabrication, node: str | None = None, variation: Variation | None = None) -> float:
             progress(1)
             chips = range(CHIPS_ALONE if node else 1)
-            return max(0.0, float(np.mean([self._square(fabrication, k, node) for k in chips])) - floor)
+            squares = [self._square(fabrication, k, variation or fabrication.maker.still, node) for k in chips]
+            return max(0.0, float(np.mean(squares)) - floor)
 
         shares = {}
         for node in nodes:
             inputs = self.fabrication({**fine, node: replace(fine[node], input_bits=usual.input_bits)})
             outputs = self.fabrication({**fine, node: replace(fine[node], output_bits=usual.output_bits)})
             rounding = self.fabrication({**fine, node: replace(fine[node], slices=1)})
-            shares[node] = Share(added(base, node), added(inputs), added(outputs), added(rounding))
+            feeds = added(base, node, converters)
+            devices = max(0.0, added(base, node, base.variation) - feeds)
+            shares[node] = Share(devices, added(inputs), added(outputs), added(rounding), feeds)
         return floor, shares
 
-    def _square(self, fabrication: Fabrication, chip: int, node: str | None = None, *, still: bool = False) -> float:
-        """Square of the relative error of a chip: of one whose contraction ``node`` alone is as made, or as drawn."""
-        variation = fabrication.variation if node and not still else fabrication.maker.still
+    def _square(self, fabrication: Fabrication, chip: int, variation: Variation, node: str | None = None) -> float:
+        """Square of the relative error of a chip of which contraction ``node`` varies so, the others are as drawn."""
         comparison = fabrication.compared(chip, variation, self.dataset, self.reference, node)
         return float(np.square(_largest_error(comparison)))
 

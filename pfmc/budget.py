@@ -60,21 +60,17 @@ def tile_energy(
 
 
 def shared_inputs(tiles: Iterable[Tile]) -> dict[str, int]:
-    """How many tiles share the input converters of each, itself among them, by name.
-
-    Those of one contraction that hold the same rows do, and so do their copies and second slices: they see the same
-    voltages. We assume that one converter serves them all, with a buffer at every row of every tile: tiles are drawn
-    with pins of their own. Another set of tiles (see :mod:`pfmc.uses`) sees other vectors.
-    """
+    """How many tiles share the input converters of each, itself among them, by name: those of the same feed."""
     tiles = list(tiles)
-    found = Counter((tile.node, tile.lane, tile.rows.start) for tile in tiles)
-    return {tile.name: found[tile.node, tile.lane, tile.rows.start] for tile in tiles}
+    found = Counter(tile.feed for tile in tiles)
+    return {tile.name: found[tile.feed] for tile in tiles}
 
 
-def tile_area(technology: Technology, provision: Provision, beside: int = 1) -> tuple[float, float]:
+def tile_area(technology: Technology, provision: Provision, beside: float = 1) -> tuple[float, float]:
     """Square metres of a tile's array, and of what stands around it: for all its rows and columns, used or not.
 
-    ``beside``: tiles that share its input converters, itself among them; each counts its part of their area.
+    ``beside``: tiles that share its input converters, itself among them, on average of several; each counts its part of
+    their area.
     """
     _, _, width, height = tile_extent(technology)
     periphery, tile, usual = technology.periphery, technology.tile, Provision.standard(technology)
@@ -89,11 +85,11 @@ def tile_area(technology: Technology, provision: Provision, beside: int = 1) -> 
     return width * height * technology.grid.database_unit.si**2, around
 
 
-def tile_ground(technology: Technology, provision: Provision) -> float:
-    """Square metres of a tile with its share of the streets, and of what stands around it, converters of its own."""
+def tile_ground(technology: Technology, provision: Provision, beside: float) -> float:
+    """Square metres of a tile with its share of the streets, and of what stands around it; see :func:`tile_area`."""
     _, _, width, height = tile_extent(technology)
     street, unit = technology.chip.tile_spacing.si, technology.grid.database_unit.si
-    return (width * unit + street) * (height * unit + street) + tile_area(technology, provision)[1]
+    return (width * unit + street) * (height * unit + street) + tile_area(technology, provision, beside)[1]
 
 
 def area(layout: Layout) -> Area:

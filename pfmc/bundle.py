@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, ValidationError
 
 from pfmc.errors import ArtifactError
-from pfmc.netlist.netlist import Range, Tile
+from pfmc.netlist.netlist import Feed, Range, Tile, feed
 from pfmc.sections import (
     Area,
     AttentionEntry,
@@ -234,6 +234,11 @@ class TileRecord(Part):
     input_shift: tuple[int, ...] = ()
     output_low: float
     output_high: float
+
+    @property
+    def feed(self) -> Feed:
+        """Which input converters it has."""
+        return feed(self.node, self.lane, self.row_start)
 
     @classmethod
     def of(cls, tile: Tile, primitive: str, x: int, y: int, volts: float) -> TileRecord:

@@ -9,7 +9,7 @@ more or less until it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,7 +18,7 @@ import numpy as np
 from pfmc.bench import CHIPS, Bench, Measured, Requirement, Share
 from pfmc.budget import tile_ground
 from pfmc.errors import CapacityError
-from pfmc.netlist.netlist import Provision
+from pfmc.netlist.netlist import Provision, Tile
 from pfmc.observer import Observer
 from pfmc.sections import Choice, Sizing, SizingEntry
 from pfmc.technology.schema import Offer, Technology
@@ -26,6 +26,19 @@ from pfmc.technology.schema import Offer, Technology
 TRIALS: Final = 8  # provisions that are made as a whole
 CHOICES: Final = ("input_bits", "output_bits", "copies", "slices")
 FIRST_ERROR: Final = 0.1  # relative error to try first where an agreement is asked for
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Of a contraction, or several: tiles without copies, and how many sets of input converters they have."""
+
+    tiles: int
+    feeds: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> Cut:
+        """Counted."""
+        return cls(len(tiles), len({tile.feed for tile in tiles}))
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Sized:
     """
 
     technology: Technology
-    tiles: Mapping[str, int]
+    cuts: Mapping[str, Cut]
     provisions: Mapping[str, Provision] | None
     measured: Measured
     area: float
@@ -61,14 +74,14 @@ class Sized:
 def sized(bench: Bench, requirement: Requirement, observer: Observer) -> Sized:
     """The provision with the smallest area that holds."""
     technology, most = bench.technology, _most(bench.technology.offer)
-    tiles = {node.name: len(found) for node, found in bench.netlist.by_node()}
+    cuts = {node.name: Cut.of(found) for node, found in bench.netlist.by_node()}
     floor, shares = bench.shares(observer)
     progress = observer.stage("choosing converters, copies and slices", TRIALS)
     goal, holds, fails = requirement.relative_error or FIRST_ERROR, 0.0, np.inf
     best: tuple[dict[str, Provision], Measured] | None = None
     measured = Measured(np.inf, 0.0)
     for trial in range(TRIALS):
-        provisions = _cheapest(goal, floor, shares, tiles, technology)
+        provisions = _cheapest(goal, floor, shares, cuts, technology)
         if best is None and (trial == TRIALS - 1 or floor + _total(shares, provisions, technology) > goal**2):
             provisions = dict.fromkeys(provisions, most)
         measured = bench.measured(provisions)
@@ -83,10 +96,10 @@ def sized(bench: Bench, requirement: Requirement, observer: Observer) -> Sized:
         goal = float(np.sqrt(holds * fails)) if holds and fails < np.inf else goal * (1.5 if holds else 0.6)
     worst = max(shares, key=lambda node: predicted(shares[node], most, Provision.standard(technology)))
     if best is None:
-        return Sized(technology, tiles, None, measured, np.inf, worst, shares)
+        return Sized(technology, cuts, None, measured, np.inf, worst, shares)
     provisions, measured = best
-    total = sum(_area(provision, tiles[node], technology) for node, provision in provisions.items())
-    return Sized(technology, tiles, provisions, measured, total, worst, shares)
+    total = sum(_area(provision, cuts[node], technology) for node, provision in provisions.items())
+    return Sized(technology, cuts, provisions, measured, total, worst, shares)
 
 
 def predicted(share: Share, provision: Provision, usual: Provision) -> float:
@@ -94,7 +107,7 @@ def predicted(share: Share, provision: Provision, usual: Provision) -> float:
     inputs = share.inputs * 4.0 ** (usual.input_bits - provision.input_bits)
     outputs = share.outputs * 4.0 ** (usual.output_bits - provision.output_bits)
     rounding = share.rounding if provision.slices == 1 else 0.0
-    return inputs + rounding + (outputs + share.devices) / provision.copies
+    return inputs + rounding + share.feeds + (outputs + share.devices) / provision.copies
 
 
 def _total(shares: Mapping[str, Share], provisions: Mapping[str, Provision], technology: Technology) -> float:
@@ -119,7 +132,7 @@ def _better(provision: Provision, most: Provision) -> Iterator[Provision]:
 
 
 def _cheapest(
-    goal: float, floor: float, shares: Mapping[str, Share], tiles: Mapping[str, int], technology: Technology
+    goal: float, floor: float, shares: Mapping[str, Share], cuts: Mapping[str, Cut], technology: Technology
 ) -> dict[str, Provision]:
     """From the least provision upwards, always what lowers the error most for its area, until it is predicted to do.
 
@@ -130,7 +143,7 @@ def _cheapest(
 
     def worth(node: str, better: Provision) -> float:
         gained = predicted(shares[node], chosen[node], usual) - predicted(shares[node], better, usual)
-        return gained / (_area(better, tiles[node], technology) - _area(chosen[node], tiles[node], technology))
+        return gained / (_area(better, cuts[node], technology) - _area(chosen[node], cuts[node], technology))
 
     while floor + _total(shares, chosen, technology) > goal**2:
         steps = [(worth(node, better), node, better) for node in shares for better in _better(chosen[node], most)]
@@ -141,14 +154,15 @@ def _cheapest(
     return chosen
 
 
-def _area(provision: Provision, tiles: int, technology: Technology) -> float:
+def _area(provision: Provision, cut: Cut, technology: Technology) -> float:
     """Square metres of a contraction's tiles, with their share of the streets and what stands around them."""
-    return provision.tiles * tiles * tile_ground(technology, provision)
+    tiles = provision.tiles * cut.tiles
+    return tiles * tile_ground(technology, provision, tiles / cut.feeds)
 
 
-def least_area(tiles: int, technology: Technology) -> float:
+def least_area(cut: Cut, technology: Technology) -> float:
     """Square metres of so many tiles with the least that is offered."""
-    return _area(_least(technology.offer), tiles, technology)
+    return _area(_least(technology.offer), cut, technology)
 
 
 def section(found: Sized, requirement: Requirement, samples: int) -> Sizing:
@@ -167,15 +181,15 @@ def section(found: Sized, requirement: Requirement, samples: int) -> Sizing:
 def _entries(found: Sized) -> Iterator[SizingEntry]:
     technology, usual = found.technology, Provision.standard(found.technology)
     for node, provision in (found.provisions or {}).items():
-        share, tiles = found.shares[node], found.tiles[node]
-        area = _area(provision, tiles, technology)
+        share, cut = found.shares[node], found.cuts[node]
+        area = _area(provision, cut, technology)
 
-        def choice(name: str, provision: Provision = provision, tiles: int = tiles, share: Share = share) -> Choice:
+        def choice(name: str, provision: Provision = provision, cut: Cut = cut, share: Share = share) -> Choice:
             without = replace(provision, **{name: getattr(_least(technology.offer), name)})
             return Choice(
                 name=name,
                 value=getattr(provision, name),
-                area_mm2=1e6 * (_area(provision, tiles, technology) - _area(without, tiles, technology)),
+                area_mm2=1e6 * (_area(provision, cut, technology) - _area(without, cut, technology)),
                 error_without=float(np.sqrt(predicted(share, without, usual))),
             )
 
@@ -183,6 +197,6 @@ def _entries(found: Sized) -> Iterator[SizingEntry]:
             node=node,
             choices=tuple(choice(name) for name in CHOICES),
             area_mm2=1e6 * area,
-            least_area_mm2=1e6 * least_area(tiles, technology),
+            least_area_mm2=1e6 * least_area(cut, technology),
             relative_error=float(np.sqrt(predicted(share, provision, usual))),
         )

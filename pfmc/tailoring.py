@@ -14,7 +14,7 @@ from pfmc.bench import Bench, Requirement
 from pfmc.netlist.netlist import Netlist, Provision
 from pfmc.observer import Observer
 from pfmc.sections import Sizing, SizingTrial
-from pfmc.sizing import Sized, least_area, section, sized
+from pfmc.sizing import Cut, Sized, least_area, section, sized
 from pfmc.technology.schema import Technology
 
 
@@ -39,7 +39,7 @@ def tailored(
     """
 
     def area(size: Technology) -> float:
-        return least_area(len(cut(size).tiles), size)
+        return least_area(Cut.of(cut(size).tiles), size)
 
     smallest = min(ladder(technology), key=area) if sizes else technology
     candidates = [smallest, *map(smallest.with_wires, smallest.cell.wider_wires)]
@@ -86,7 +86,7 @@ def _trial(one: Sized) -> SizingTrial:
         rows=int(tile.rows.value),
         columns=int(tile.columns.value),
         column_wire_um=round(one.technology.cell.column_wire_width.si * 1e6, 6),
-        tiles=sum(one.tiles[node] * provision.tiles for node, provision in counted.items()),
+        tiles=sum(one.cuts[node].tiles * provision.tiles for node, provision in counted.items()),
         area_mm2=None if one.provisions is None else 1e6 * one.area,
         relative_error=one.measured.relative_error,
         agreement=one.measured.agreement,

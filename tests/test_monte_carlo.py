@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import model, node, saved
 from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
@@ -74,6 +75,26 @@ def test_the_made_matrix_is_that_of_the_devices_made(bundle: pfmc.Bundle) -> Non
         siemens = effective_matrix(1 / built.resistance, built.wires)[:rows, :columns]
         found = made.drawn[record.node].microsiemens[0, :rows, record.column_start : record.column_stop]
         np.testing.assert_allclose(found, 1e6 * siemens, rtol=1e-6, atol=1e-6)
+
+
+def test_tiles_that_share_input_converters_share_their_errors(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Two blocks of columns, two of rows, each twice: on the same rows all factors of rows are the same, not else."""
+    weights = {"w": rng.standard_normal((100, 80)).astype(np.float32)}
+    path = saved(model([node("MatMul", "x w", "y")], {"x": [None, 100]}, ["y"], weights), tmp_path)
+    made = fabrication(pfmc.compile(path, tmp_path / "chip", options={"provide.copies": 2}))
+    only = replace(made.maker.still, converter_gain=0.01)
+    ((name, found),) = made.maker.chip(3, only).items()
+    crossbars = made.model.crossbars[name]
+    rows: dict[int, list[np.ndarray]] = {}
+    for record in made.maker.records:
+        at = crossbars.block_of(record), slice(record.row_stop - record.row_start), record.column_start
+        factors = found.microsiemens[at] / made.drawn[name].microsiemens[at]
+        rows.setdefault(record.row_start, []).append(factors / factors[0])
+    for alike in rows.values():
+        assert len(alike) == 4
+        np.testing.assert_allclose(alike, [alike[0]] * 4, rtol=1e-9)
+        assert np.std(alike[0]) == pytest.approx(0.01, rel=0.3)
+    assert not np.allclose(rows[0][0][:36], rows[64][0], atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_chips(bundle: pfmc.Bundle) -> None:

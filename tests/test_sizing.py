@@ -14,16 +14,19 @@ from pfmc_backends.crossbar_gdsii import BACKEND
 
 import pfmc
 from pfmc.bench import Share, least, standard_error
+from pfmc.budget import tile_area, tile_ground
 from pfmc.errors import CapacityError, TechnologyError
 from pfmc.netlist.netlist import Provision
+from pfmc.netlist.netlist import Tile as NetlistTile
 from pfmc.primitives.crossbar import CrossbarTile
-from pfmc.sizing import _area, _cheapest, predicted
+from pfmc.sizing import Cut, _area, _cheapest, predicted
 from pfmc.tailoring import ladder
 from pfmc.technology.loader import load
 from pfmc.technology.schema import Technology
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "digits_mlp"
 USUAL = Provision(10, 10)
+ONE = Cut(tiles=1, feeds=1)
 
 
 def test_errors_fall_with_bits_and_copies() -> None:
@@ -33,6 +36,18 @@ def test_errors_fall_with_bits_and_copies() -> None:
 
     assert predicted(Share(0.0, 0.0, 0.0, rounding=1e-4), replace(USUAL, copies=4), USUAL) == pytest.approx(1e-4)
     assert predicted(Share(0.0, 0.0, 0.0, rounding=1e-4), replace(USUAL, slices=2), USUAL) == 0.0
+    assert predicted(Share(0.0, 0.0, 0.0, feeds=1e-4), replace(USUAL, copies=4), USUAL) == pytest.approx(1e-4)
+
+
+def test_tiles_on_the_same_rows_and_copies_pay_for_one_set_of_input_converters() -> None:
+    """Two blocks of rows and three of columns, twice each: twelve tiles at two sets of converters."""
+    technology = crossbar("sg13g2")
+    dac = technology.periphery.dac_area
+    assert dac is not None
+    sets = technology.tile.rows.value * dac.si
+    tiles = [NetlistTile(f"t{i}", "n", range(i % 2, i % 2 + 1), range(i // 2, i // 2 + 1)) for i in range(6)]
+    apart, together = (_area(replace(USUAL, copies=2), cut, technology) for cut in (Cut(6, 12), Cut.of(tiles)))
+    assert apart - together == pytest.approx(10 * sets)
 
 
 def test_few_chips_and_few_samples_leave_a_margin() -> None:
@@ -56,16 +71,16 @@ squares = st.floats(1e-8, 1e-3)
 def test_what_is_chosen_is_enough_and_no_step_down_would_be(shares: list[Share], goal: float) -> None:
     technology = crossbar("sg13g2")
     by_node = {f"n{i}": share for i, share in enumerate(shares)}
-    tiles = dict.fromkeys(by_node, 1)
-    chosen = _cheapest(goal, 0.0, by_node, tiles, technology)
+    cuts = dict.fromkeys(by_node, ONE)
+    chosen = _cheapest(goal, 0.0, by_node, cuts, technology)
 
     def total(provisions: dict[str, Provision]) -> float:
         return sum(predicted(by_node[node], provisions[node], USUAL) for node in by_node)
 
     assert total(chosen) <= goal**2
-    coarser = _cheapest(1.5 * goal, 0.0, by_node, tiles, technology)
-    assert sum(_area(p, 1, technology) for p in coarser.values()) <= sum(
-        _area(p, 1, technology) for p in chosen.values()
+    coarser = _cheapest(1.5 * goal, 0.0, by_node, cuts, technology)
+    assert sum(_area(p, ONE, technology) for p in coarser.values()) <= sum(
+        _area(p, ONE, technology) for p in chosen.values()
     )
 
 
@@ -81,6 +96,10 @@ def test_a_model_gets_what_its_accuracy_needs(tmp_path: Path) -> None:
     for tile in bundle.tiles:
         got = {"input_bits": tile.input_bits, "output_bits": tile.output_bits}
         assert chosen[tile.node] == {**got, "copies": tile.copies, "slices": tile.slices}
+    technology, area = bundle.manifest.technology, bundle.manifest.area
+    ground = tile_ground(technology, USUAL, 1) - tile_area(technology, USUAL)[1]
+    stands_around = sum(entry.area_mm2 for entry in sizing.contractions) - 1e6 * ground * bundle.manifest.tiles
+    assert area.periphery_mm2 == pytest.approx(stands_around)
     best, *others = sizing.trials
     size = bundle.manifest.technology.tile
     assert (best.rows, best.columns, best.tiles) == (size.rows.value, size.columns.value, bundle.manifest.tiles)
@@ -103,14 +122,14 @@ def test_what_is_out_of_reach_is_said_and_leaves_nothing_behind(tmp_path: Path) 
 def test_a_grid_of_few_lengths_is_mended_by_slices_not_by_copies() -> None:
     technology = crossbar("sg13g2/tapvia")
     share = {"n": Share(devices=1e-4, inputs=1e-8, outputs=1e-8, rounding=1e-2)}
-    (provision,) = _cheapest(0.03, 0.0, share, {"n": 1}, technology).values()
+    (provision,) = _cheapest(0.03, 0.0, share, {"n": ONE}, technology).values()
     assert (provision.copies, provision.slices) == (1, 2)
 
 
 def test_what_lowers_no_error_is_not_paid_for() -> None:
     technology = crossbar("sg13g2")
     share = {"n": Share(devices=1e-3, inputs=0.0, outputs=0.0)}
-    (provision,) = _cheapest(1e-4, 0.0, share, {"n": 1}, technology).values()
+    (provision,) = _cheapest(1e-4, 0.0, share, {"n": ONE}, technology).values()
     assert (provision.input_bits, provision.output_bits, provision.copies, provision.slices) == (4, 4, 16, 1)
 
 

@@ -26,6 +26,7 @@ from pfmc.frontend.building import Names
 from pfmc.frontend.opsets import opset_of
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.frontend.taps import tap
+from pfmc.netlist.netlist import Feed
 from pfmc.physics.crossbar import IDEAL, effective_matrix
 from pfmc.physics.network import Wires
 from pfmc.physics.variation import EFFECTS, Chip, TemperatureLaw, Variation, draw_chip, thermal_noise
@@ -270,9 +271,13 @@ class ChipMaker:
         else:
             solved = self._solved(parts, number, variation, common)
         for part, siemens, devices in solved:
-            rng = self.generator(number, part + len(self.tiles))
-            self._place(made, part, gain * siemens, devices, gain, variation, common.temperature, rng)
+            self._place(made, part, gain * siemens, devices, gain, variation, common.temperature, number)
         return made
+
+    @cached_property
+    def _first(self) -> Mapping[Feed, int]:
+        """The first of the tiles that share input converters."""
+        return {record.feed: part for part, record in reversed(list(enumerate(self.records)))}
 
     @cached_property
     def _drawn(self) -> list[Solved]:
@@ -301,14 +306,20 @@ class ChipMaker:
         readout: float,
         variation: Variation,
         celsius: float,
-        rng: np.random.Generator,
+        number: int,
     ) -> None:
-        """Put a made tile, `siemens` with `readout`, among its neighbours, with the errors of its converters."""
+        """Put a made tile, `siemens` with `readout`, among its neighbours, with the errors of its converters.
+
+        Those of the rows are the same for all tiles that share them: drawn where the first of them draws its own.
+        """
         tile = self.records[part]
         crossbars, target = self.crossbars[tile.node], made[tile.node]
         rows, columns = siemens.shape
         at, across = crossbars.block_of(tile), slice(tile.column_start, tile.column_stop)
-        row_gain, row_offset = rng.standard_normal((2, rows))
+        first = self._first[tile.feed]
+        rng = self.generator(number, part + len(self.tiles))
+        of_rows = rng if first == part else self.generator(number, first + len(self.tiles))
+        row_gain, row_offset = of_rows.standard_normal((2, rows))
         column_gain, column_offset = rng.standard_normal((2, columns))
         gain = 1.0 + variation.converter_gain * column_gain
         used = 1e6 * siemens * gain

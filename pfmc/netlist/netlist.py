@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -65,6 +66,19 @@ class Provision:
         return cls(int(converters.input_bits.value), int(converters.output_bits.value))
 
 
+Feed: TypeAlias = tuple[str, int, int]
+
+
+def feed(node: str, lane: int, row: int) -> Feed:
+    """What tiles that share the input converters at their rows have in common.
+
+    Those of one contraction that begin at the same row do, and so do their copies and second slices: they see the same
+    voltages. We assume that one converter serves them all, with a buffer at every row of every tile: tiles are drawn
+    with pins of their own. Another set of tiles (see :mod:`pfmc.uses`) sees other vectors.
+    """
+    return node, lane, row
+
+
 @dataclass(frozen=True)
 class Tile:
     """One block of one matrix on one tile; what it computes is added to the node's output on the host.
@@ -105,6 +119,11 @@ class Tile:
     lane: int = 0
     lanes: int = 1
     remainder_of: float | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """Which input converters it has."""
+        return feed(self.node, self.lane, self.rows.start)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Variation(Model):
     terminal_tc1: PerKelvin
     terminal_tc2: PerSquareKelvin
     metal_tc1: PerKelvin
-    converter_gain: Ratio  # of each row's and each column's
+    converter_gain: Ratio  # of each row's, one for all tiles that share it, and each column's
     converter_offset: Steps
     converter_noise: Steps  # root mean square at each column, amplifier included
 
