@@ -172,3 +172,22 @@ def test_both_matrices_are_mapped(kind: str, opset: int, tmp_path: Path, rng: np
     macs = count(found, random_dataset(found.inputs, 1, rng)).macs_by_node
     assert sum(macs[c.name] for c in contractions) == 2 * gates * hidden * (size + hidden)  # a step is a sample
     assert sum(1 for c in contractions if c.weight.shape == (size, 2 * gates * hidden)) == 1
+
+
+@pytest.mark.parametrize("starts", [False, True], ids=["from zero", "from a constant"])
+@pytest.mark.parametrize("kind", sorted(GATES))
+def test_a_layer_of_a_fixed_size_has_the_parameters_of_its_node(
+    kind: str, starts: bool, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """The zeros that it begins with, folded to a constant, are none; a state that was trained is one."""
+    gates, values = GATES[kind], {}
+    shapes = {"w": (1, gates * 2, 4), "r": (1, gates * 2, 2), "b": (1, gates * 4), "h": (1, 3, 2)}
+    for name, shape in shapes.items():
+        if name != "h" or starts:
+            values[name] = rng.standard_normal(shape).astype(np.float32)
+    made, _ = recurrent(kind, values | {"x": np.zeros((2, 3, 4), np.float32)}, ["x"], hidden_size=2)
+    for axis, extent in zip(made.graph.input[0].type.tensor_type.shape.dim, (2, 3, 4), strict=True):
+        axis.dim_value = extent
+    found = import_model(saved(made, tmp_path), tmp_path)
+    counts = count(found, random_dataset(found.inputs, 2, rng))
+    assert counts.parameters == sum(array.size for array in values.values())

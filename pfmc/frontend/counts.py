@@ -101,8 +101,10 @@ def count(imported: ImportedModel, dataset: Dataset) -> Counts:
         node.name: sum(_MACS[kind_of(node)](node, shapes) for shapes in _shapes(node, seen, constants)) // samples
         for node in busy
     }
-    # Folding can make weights of what was computed: constants that were filled, sliced or shared.
-    return Counts(max(_trained(read_proto(path), ()), _trained(model, imported.helpers)), macs)
+    # Folding can make weights of what was computed: constants that were filled, sliced or shared. What a loop starts
+    # from is none then, such as the zeros that a recurrent layer begins with.
+    begin = {name for node in nodes_of(model) if node.op_type == "Loop" for name in node.input[2:]}
+    return Counts(max(_trained(read_proto(path), ()), _trained(model, imported.helpers | begin)), macs)
 
 
 def _shapes(node: onnx.NodeProto, seen: Seen, constants: Sizes) -> Iterator[Sizes]:
