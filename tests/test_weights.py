@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pfmc.ir.weights import Quantisation, Weight
+from pfmc.ir.beside import Beside, pieces
+from pfmc.ir.weights import PART, Matrix, Quantisation, Weight
 
 
 def stored(folder: Path, name: str, values: np.ndarray, bits: int = 0) -> Weight:
@@ -94,3 +95,31 @@ def test_scales_of_a_tensor_a_channel_or_a_block(tmp_path_factory: pytest.TempPa
     plain = stored(folder, "w", codes)
     weight = Weight("w", shape, "float32", plain.path, plain.offset, stored="int8", quantisation=meaning)
     np.testing.assert_allclose(everything(weight), (codes - spread(zero).astype(np.float64)) * spread(scale))
+
+
+@given(st.data())
+def test_blocks_that_are_read_together_are_those_read_alone(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """In any order, again and again as copies are, some left out, across matrices that stand side by side."""
+    folder, rng = tmp_path_factory.mktemp("w"), np.random.default_rng(0)
+    parts = [Matrix(stored(folder, f"w{n}", rng.standard_normal((7, n))), transposed=False) for n in (5, 1, 6)]
+    whole = Beside(tuple(parts))
+    starts = st.tuples(st.integers(0, 6), st.integers(0, 11))
+    blocks = []
+    for row, column in data.draw(st.lists(starts, max_size=12)):
+        blocks.append((range(row, min(row + 3, 7)), range(column, min(column + data.draw(st.integers(1, 4)), 12))))
+    for ordered in (blocks, sorted(blocks, key=lambda block: (block[0].start, block[1].start))):
+        for block, values in zip(ordered, pieces(whole, ordered), strict=True):
+            np.testing.assert_array_equal(values, whole.block(*block))
+
+
+def test_blocks_side_by_side_are_read_once_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = Matrix(stored(tmp_path, "w", np.zeros((4, 2 * PART), np.float32)), transposed=False)
+    read: list[range] = []
+    block = Matrix.block
+    monkeypatch.setattr(
+        Matrix, "block", lambda self, rows, columns: (read.append(columns), block(self, rows, columns))[1]
+    )
+    assert sum(1 for _ in pieces(matrix, [(range(2), range(i, i + 64)) for i in range(0, 2 * PART, 64)])) == 32
+    assert read == [range(PART), range(PART, 2 * PART)]

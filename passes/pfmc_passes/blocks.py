@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pfmc.ir.beside import AnyMatrix, spans
+from pfmc.ir.beside import AnyMatrix, pieces, spans
 from pfmc.passmanager import Context
 
 Block = tuple[range, range]
@@ -21,12 +21,15 @@ def blocks(matrix: AnyMatrix, rows: int, columns: int) -> Iterator[Block]:
 
     Matrices that stand side by side have blocks of their own: each its scale, and converters for its outputs.
     """
-    for row in range(0, matrix.rows, rows):
-        for span in spans(matrix):
-            for column in range(span.start, span.stop, columns):
-                block = range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop))
-                if matrix.block(*block).any():
-                    yield block
+    every = [
+        (range(row, min(row + rows, matrix.rows)), range(column, min(column + columns, span.stop)))
+        for row in range(0, matrix.rows, rows)
+        for span in spans(matrix)
+        for column in range(span.start, span.stop, columns)
+    ]
+    for block, values in zip(every, pieces(matrix, every), strict=True):
+        if values.any():
+            yield block
 
 
 def cost(some: Iterable[Block]) -> tuple[int, int]:

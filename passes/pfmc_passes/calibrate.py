@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
 from pfmc.ir.graph import MatrixVector
-from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
+from pfmc.netlist.netlist import Netlist, Provision, Range, Tile, blocks_of
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.ranges import CANDIDATES, beyond, candidates, promising, squared_errors, widest_of_the_best
 from pfmc_passes.inputs import input_vectors
@@ -164,9 +164,8 @@ def _by_tile(
     node: MatrixVector, tiles: Sequence[Tile], vectors: Float[np.ndarray, "vectors rows"]
 ) -> Iterator[tuple[Tile, Float[np.ndarray, "vectors columns_of_tile"]]]:
     """Every tile's partial sums."""
-    for tile in tiles:
-        block = node.matrix.block(tile.rows, tile.columns).astype(vectors.dtype)
-        yield tile, vectors[:, tile.rows.start : tile.rows.stop] @ block
+    for tile, block in blocks_of(node, tiles):
+        yield tile, vectors[:, tile.rows.start : tile.rows.stop] @ block.astype(vectors.dtype)
 
 
 def _part(shift: Int[np.ndarray, " rows"] | None, rows: range) -> Int[np.ndarray, " rows_of_tile"] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from pfmc.ir.arrangement import Arrangement
-from pfmc.ir.beside import AnyMatrix, Beside
+from pfmc.ir.beside import AnyMatrix, Beside, pieces
 from pfmc.ir.derived import Picked
 from pfmc.ir.graph import MatrixVector
 from pfmc_passes.blocks import Block, blocks
@@ -65,14 +65,14 @@ class Cut:
 
 def _sparse(matrix: AnyMatrix, found: Sequence[Block], rows: int, columns: int) -> csr_array | None:
     """What is not zero, if it is little enough that fewer blocks could hold it."""
-    count = sum(int(np.count_nonzero(matrix.block(*block))) for block in found)
+    count = sum(int(np.count_nonzero(values)) for values in pieces(matrix, found))
     least = max(-(-count // (rows * columns)), -(-matrix.rows // rows), -(-matrix.columns // columns))
     if len(found) == least or count > min(SPARSE * matrix.rows * matrix.columns, MOST_WEIGHTS):
         return None
     row, column = (np.empty(count, dtype=np.int32) for _ in range(2))
     end = 0
-    for block in found:
-        i, j = np.nonzero(matrix.block(*block))
+    for block, values in zip(found, pieces(matrix, found), strict=True):
+        i, j = np.nonzero(values)
         start, end = end, end + len(i)
         row[start:end], column[start:end] = i + block[0].start, j + block[1].start
     return csr_array((np.ones(count, dtype=np.int8), (row, column)), shape=(matrix.rows, matrix.columns))

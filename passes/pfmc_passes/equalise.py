@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pfmc.ir.graph import MatrixVector
-from pfmc.netlist.netlist import Netlist, Provision, Range, Tile
+from pfmc.netlist.netlist import Netlist, Provision, Range, Tile, blocks_of
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.ranges import candidates, promising, squared_errors, widest_of_the_best
 from pfmc.primitives.crossbar import CrossbarTile
@@ -110,20 +110,21 @@ class _Judge:
         self, node: MatrixVector, tiles: list[Tile], seen: _Seen, strengths: list[float]
     ) -> Int[np.ndarray, " rows"]:
         """Shifts of the rows with the least predicted error; the weaker of two that are as good."""
-        tried = [_shifts(node, seen.reach, strength) for strength in strengths]
-        inputs = [np.ldexp(seen.vectors, -shift) for shift in tried]
+        tried = np.array([_shifts(node, seen.reach, strength) for strength in strengths])
         errors = np.zeros(len(tried))
-        rounded: dict[tuple[int, int], Float[np.ndarray, "vectors rows_of_tile"]] = {}
-        for tile in tiles:
-            block = node.matrix.block(tile.rows, tile.columns)
-            rows = slice(tile.rows.start, tile.rows.stop)
-            for i, (shift, vectors) in enumerate(zip(tried, inputs, strict=True)):
-                weights = np.ldexp(block, shift[rows, None])
-                if (i, rows.start) not in rounded:
-                    rounded[i, rows.start] = self._rounding(vectors[:, rows])
-                errors[i] += np.square(rounded[i, rows.start] @ weights.astype(np.float32)).sum()
-                errors[i] += np.square(vectors[:, rows]).sum(axis=0) @ self._mismatch(weights)
-        return tried[int(np.argmin(errors))]
+        power = np.square(seen.vectors, dtype=np.float64).sum(axis=0)
+        products: dict[range, Float[np.ndarray, "rows_of_tile rows_of_tile"]] = {}
+        for tile, block in blocks_of(node, tiles):
+            factors = np.ldexp(1.0, tried[:, tile.rows.start : tile.rows.stop])
+            errors += (
+                power[tile.rows.start : tile.rows.stop] / np.square(factors) * self._mismatch(block, factors)
+            ).sum(axis=1)
+            products[tile.rows] = products.get(tile.rows, 0.0) + block @ block.T
+        for rows, product in products.items():
+            for i, shift in enumerate(tried[:, rows.start : rows.stop]):
+                added = np.ldexp(self._rounding(np.ldexp(seen.vectors[:, rows.start : rows.stop], -shift)), shift)
+                errors[i] += (added @ product * added).sum()
+        return np.asarray(tried[int(np.argmin(errors))])
 
     def _rounding(
         self, vectors: Float[np.ndarray, "vectors rows_of_tile"]
@@ -138,15 +139,20 @@ class _Judge:
         step = limits[widest_of_the_best(squared_errors(vectors.reshape(-1), limits, (low, high)))] / high
         return np.asarray(np.clip(np.rint(vectors / step), low, high) * step - vectors, dtype=np.float32)
 
-    def _mismatch(self, weights: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " rows"]:
+    def _mismatch(
+        self, block: Float[np.ndarray, "rows columns"], factors: Float[np.ndarray, "tried rows"]
+    ) -> Float[np.ndarray, "tried rows"]:
         """Variance that each row's devices add to the outputs, all together, per square of its input.
 
-        A weight w is a pair of conductances, one of them the least, g, the other g + scale · |w|.
+        A weight w times the row's factor is a pair of conductances, one of them the least, g, the other
+        g + scale · |w| · factor. ``factors``: of each row, tried one after another.
         """
-        scale = self.primitive.scale(float(np.abs(weights).max()))
-        least = self.primitive.conductance_min / scale
-        pairs = least**2 + np.square(least + np.abs(weights))
-        return np.asarray(self.mismatch**2 * pairs.sum(axis=1))
+        sizes = np.abs(block)
+        span = self.primitive.scale(1.0)
+        largest = (factors * sizes.max(axis=1)).max(axis=1, keepdims=True)
+        least = self.primitive.conductance_min * largest / span
+        ends = 2 * block.shape[1] * np.square(least) + 2 * least * factors * sizes.sum(axis=1)
+        return np.asarray(self.mismatch**2 * (ends + np.square(factors) * np.square(block).sum(axis=1)))
 
 
 def _shifts(node: MatrixVector, reach: Float[np.ndarray, " rows"], strength: float) -> Int[np.ndarray, " rows"]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pfmc.errors import CapacityError, PassError
 from pfmc.ir.graph import MatrixVector
-from pfmc.netlist.netlist import Netlist, Tile
+from pfmc.netlist.netlist import Netlist, Tile, blocks_of
 from pfmc.passmanager import Context, Pass
 from pfmc.physics.network import wire_loading
 from pfmc.primitives.crossbar import CrossbarTile
@@ -63,8 +63,7 @@ class Scale(Pass[Netlist, Netlist]):
     def _scaled(self, primitive: CrossbarTile, node: MatrixVector, tiles: list[Tile]) -> list[Tile]:
         """The tiles of a contraction with their scales; where the wires leave too little, tiles of half the rows."""
         scaled = []
-        for tile in tiles:
-            block = node.matrix.block(tile.rows, tile.columns)
+        for tile, block in blocks_of(node, tiles):
             ideal = primitive.scale(float(np.abs(block).max()))
             try:
                 scale = primitive.feasible_scale(block) if self.compensate else ideal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pfmc.ir.derived import Dense, Picked
-from pfmc.ir.weights import Matrix
+from pfmc.ir.weights import PART, Matrix
 
 Single: TypeAlias = Matrix | Dense | Picked
 
@@ -65,3 +65,23 @@ def spans(matrix: AnyMatrix) -> tuple[range, ...]:
     """Which columns each of its parts has."""
     ends = np.cumsum([part.columns for part in parts_of(matrix)]).tolist()
     return tuple(range(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+
+
+def pieces(matrix: AnyMatrix, blocks: Sequence[tuple[range, range]]) -> Iterator[Float[np.ndarray, "_ _"]]:
+    """Parts of a matrix, one after another, as :meth:`Matrix.block` gives each.
+
+    Those on the same rows that follow on each other are read together, up to PART columns: to open a file and to find
+    its pages takes longer than to read a block.
+    """
+    rows, left, right = range(0), 0, 0
+    strip = np.empty((0, 0))
+    for i, (block_rows, columns) in enumerate(blocks):
+        if block_rows != rows or not left <= columns.start <= columns.stop <= right:
+            rows, left, right = block_rows, columns.start, columns.stop
+            for j in range(i + 1, len(blocks)):
+                following = blocks[j][1]
+                if blocks[j][0] != rows or not left <= following.start <= right or following.stop > left + PART:
+                    break
+                right = max(right, following.stop)
+            strip = matrix.block(rows, range(left, right))
+        yield np.ascontiguousarray(strip[:, columns.start - left : columns.stop - left])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeAlias
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pfmc.errors import PassError
+from pfmc.ir.beside import pieces
 from pfmc.ir.graph import Graph, MatrixVector
 from pfmc.technology.kinds import AnyTechnology
 
@@ -182,8 +183,7 @@ class Netlist:
     def blocks(self) -> Iterator[tuple[Tile, Float[np.ndarray, "rows columns"]]]:
         """Every tile with its block, one at a time."""
         for node, tiles in self.by_node():
-            for tile in tiles:
-                yield tile, node.matrix.block(tile.rows, tile.columns)
+            yield from blocks_of(node, tiles)
 
     def _matrix(self, name: str) -> MatrixVector:
         for node in self.graph.matrices():
@@ -216,6 +216,11 @@ class Netlist:
                 raise PassError("two tiles begin at the same place of a matrix", where)
             starts.add(start)
             seen.add(tile.name)
+
+
+def blocks_of(node: MatrixVector, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, Float[np.ndarray, "rows columns"]]]:
+    """Tiles of a contraction, each with its block, one at a time."""
+    yield from zip(tiles, pieces(node.matrix, [(tile.rows, tile.columns) for tile in tiles]), strict=True)
 
 
 def render(netlist: Netlist) -> str:
