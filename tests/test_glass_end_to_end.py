@@ -183,12 +183,12 @@ def test_the_same_input_gives_the_same_bytes_also_after_a_break(
     made: list[Path] = []
     read = VolumeStore.read
 
-    def read_once(self: VolumeStore, block: np.ndarray) -> object:
+    def read_once(self: VolumeStore, block: np.ndarray, robust: int) -> object:
         """Fails where the layout asks for the second volume."""
         made.extend(kept.iterdir())
         if len(made) > 3:
             raise KeyboardInterrupt
-        return read(self, block)
+        return read(self, block, robust)
 
     monkeypatch.setattr(VolumeStore, "read", read_once)
     with pytest.raises(KeyboardInterrupt):
@@ -205,6 +205,24 @@ def test_the_same_input_gives_the_same_bytes_also_after_a_break(
     assert (kept / max(volumes)).stat().st_mtime_ns == stamps[max(volumes)]
     hashes = {entry.path: entry.sha256 for entry in bundle.manifest.files}
     assert {entry.path: entry.sha256 for entry in resumed.manifest.files} == hashes
+
+
+def test_robust_volumes_and_plain_ones_are_not_mixed_up(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain compile that finds the checkpoint of a robust one gives what it gives without."""
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *_args, **_more: None)
+    robust = compiled(tmp_path, options={"construct.robust": 4})
+    hashes = {entry.path: entry.sha256 for entry in robust.manifest.files}
+    assert {entry.name: entry.options for entry in robust.manifest.passes}["construct"] == {"robust": 4}
+    assert robust.verify().passed
+    remove(robust.path)
+    plain = {entry.path: entry.sha256 for entry in compiled(tmp_path, resume=True).manifest.files}
+    assert plain == {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    assert sum("/0/c/" in path and hashes[path] != plain[path] for path in plain) == 2
+    with pytest.raises(UsageError, match="robust must not be below 0"):
+        compiled(tmp_path, "no", options={"construct.robust": -1})
 
 
 def test_nothing_is_left_beside_the_bundle(bundle: Bundle) -> None:

@@ -21,11 +21,21 @@ from pfmc.technology.kinds import glass
 
 @dataclass(frozen=True)
 class Construct(Pass[Netlist, Netlist]):
-    """Find voxels whose light computes each block; a block that is too much for one volume is split by columns."""
+    """Find voxels whose light computes each block; a block that is too much for one volume is split by columns.
+
+    ``robust`` steps, 40 say, move the voxels of each to where the writer's errors, drawn as the technology has them,
+    disturb the matrix less.
+    """
+
+    robust: int = 0
 
     name: ClassVar[str] = "construct"
     takes: ClassVar[type[Netlist]] = Netlist
     gives: ClassVar[type[Netlist]] = Netlist
+
+    def __post_init__(self) -> None:
+        if self.robust < 0:
+            raise ValueError("robust must not be below 0")
 
     def run(self, source: Netlist, context: Context) -> Netlist:
         """Every tile gets its gain; tiles are numbered again.
@@ -43,12 +53,14 @@ class Construct(Pass[Netlist, Netlist]):
         with ProcessPoolExecutor(context.workers, get_context("spawn"), _ignore_interrupts) as pool:
             try:
                 while waiting:
-                    jobs = [pool.submit(store.performance, source.block(t), primitive, wanted) for t in waiting]
+                    jobs = [
+                        pool.submit(store.performance, source.block(t), primitive, wanted, self.robust) for t in waiting
+                    ]
                     too_much: list[Tile] = []
                     for tile, job in zip(waiting, jobs, strict=True):
                         found = job.result()
                         if found.error <= wanted:
-                            built.append(replace(tile, scale=found.gain))
+                            built.append(replace(tile, scale=found.gain, robust=self.robust))
                             progress(1)
                         else:
                             too_much += _halves(tile, found)

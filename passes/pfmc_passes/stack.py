@@ -25,7 +25,7 @@ class _Constructed:
 
     def written(self, tile: Tile) -> Written:
         """See :class:`pfmc.layout.glass.Voxels`."""
-        found = self.store.read(self.netlist.block(tile))
+        found = self.store.read(self.netlist.block(tile), tile.robust)
         if found is None:
             raise ArtifactError("its voxels are gone", f"tile {tile.name}", "compile again with --resume")
         return found

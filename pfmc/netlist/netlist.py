@@ -98,6 +98,7 @@ class Tile:
         copy: number of this copy; the second slice comes after the copies.
         lane: which of the contraction's sets of tiles this is in; input vector i of a call goes to set i mod ``lanes``.
         lanes: how many sets there are.
+        robust: steps by which its volume was moved to where the writer's errors disturb it less.
         remainder_of: siemens per unit of weight of the tiles whose rounding this one makes up for; None: it holds the
             block itself.
         compensated: whether scale · weights is the effective matrix, wires included, or the difference of conductances.
@@ -119,6 +120,7 @@ class Tile:
     copy: int = 0
     lane: int = 0
     lanes: int = 1
+    robust: int = 0
     remainder_of: float | None = None
 
     @property
@@ -244,6 +246,8 @@ def _tile(tile: Tile) -> str:
         text += f" scale {tile.scale:.4g} S"
     if tile.compensated:
         text += " compensated"
+    if tile.robust:
+        text += f" robust {tile.robust}"
     if tile.lanes > 1:
         text += f" set {tile.lane + 1}/{tile.lanes}"
     if tile.provision is not None:

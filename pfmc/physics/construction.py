@@ -9,6 +9,10 @@ start each step takes the largest gain that moves the voxels by no more than ``S
 grows; then the gain stands, and the residual is that of the volume as finely computed as it was given, while the
 slopes are those of a coarser one (defect correction). At last voxels are rounded to levels, and single ones go up or
 down by one level until the residual is gone (``pfmc.physics.polish``).
+
+There are many volumes of one matrix, and some are disturbed less by the writer's errors than others. Between the rise
+and the rest, steps can be taken towards those: down the slope of the mean square of what drawn errors do
+(``pfmc.physics.robust``), less the part of it that would change Re T.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ from pfmc.errors import UsageError
 from pfmc.physics.diffraction import gaussian_modes
 from pfmc.physics.jacobian import Slopes, jacobian
 from pfmc.physics.polish import polish
+from pfmc.physics.robust import writing_spread
 from pfmc.physics.volume import Volume, transfer_matrix
+from pfmc.physics.writing import FAULTLESS, Draw, WritingErrors, as_written, written_volume
 
 STRIDE = 0.3  # radians, root mean square: largest change of u for which slopes still tell what happens; measured
 RISES = 8  # steps with a growing gain; twice as many gain a tenth more
@@ -38,6 +44,7 @@ NEAR = 0.08  # relative error of the coarse model, whose own is 5 %; after it th
 RISE_ACCURACY, SETTLE_ACCURACY = 0.05, 0.1  # of a step's effect; what it lacks the next one makes up for
 PRODUCTS = 60  # most of J Jᵀ for a step; 20 are usual. Fewer than its effect takes make it shorter, as λ would
 TOGETHER = 2**25  # slopes that the rounds of single voxels look at together: 134 MB
+ROBUST_STRIDE, MOMENTUM = 0.1, 0.8  # radians, falling to 0; of slopes by drawn errors, from step to step; measured
 COARSE_KICK = 0.65  # radians
 COARSE_RIM = 16e-6  # metres
 
@@ -85,6 +92,8 @@ def construct(
     rng: np.random.Generator,
     *,
     wanted: float = 0.01,
+    errors: WritingErrors = FAULTLESS,
+    robust: int = 0,
     place: Callable[[np.ndarray], Any] = np.asarray,
 ) -> Constructed:
     """Levels of the voxels for which Re T = gain · target, the gain as high as it comes.
@@ -98,8 +107,11 @@ def construct(
         volume: the block, computed so finely that its transfer matrix can be believed to a fraction of ``wanted``.
         table: index change of each level that can be written, rising or falling. Voxels are within its ends; outside
             of them there is no change.
-        rng: of the start, and of the order in which voxels are visited.
+        rng: of the start, of the writer's errors, and of the order in which voxels are visited.
         wanted: relative error; nothing more is done at half of it.
+        errors: of the writer.
+        robust: steps towards voxels that they disturb less. Of 64 × 10 weights in fused silica 40 make what writing
+            changes a sixth smaller, and the construction three times as long.
         place: from NumPy to the library and device that sends the light, in single precision.
 
     Raises:
@@ -111,6 +123,8 @@ def construct(
     rough = _Model(target, ports, _coarser(volume, table, math.ceil(volume.voxel / ports.waist)), place)
     ends = float(table[0]), float(table[-1])
     variable, gain = _rise(rough, ends, rng.uniform(-0.5, 0.5, volume.shape))
+    if robust:
+        variable = _robust(rough, ends, variable, gain, errors, robust, rng)
     variable, gain = _settle(coarse, fine, ends, variable, gain, wanted / 2)
     levels = np.abs(_index(variable, ends)[..., None] - table).argmin(axis=-1).reshape(len(variable), -1)
     return _polished(coarse, fine, table, levels, gain, wanted, rng)
@@ -217,6 +231,40 @@ def _rise(model: _Model, ends: tuple[float, float], variable: np.ndarray) -> tup
         step *= min(1.0, STRIDE / np.sqrt(np.mean(step * step)))
         variable = variable + step.reshape(variable.shape)
     return variable, SHARE * model.overlap(model.transfer(_index(variable, ends)))
+
+
+def _robust(
+    model: _Model,
+    ends: tuple[float, float],
+    variable: np.ndarray,
+    gain: float,
+    errors: WritingErrors,
+    steps: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """To where the writer's errors, drawn anew for each step, disturb the matrix less; the gain stays."""
+    writer = replace(model, volume=written_volume(model.volume))
+    full, slope = float(np.abs(ends).max()), np.zeros(variable.shape)
+    for done in range(steps):
+        index = _index(variable, ends)
+        draw = Draw.of(variable.shape, rng)
+        drawn = writer.transfer(as_written(index, model.volume, full, FAULTLESS, draw)[0])
+        by_index = sum(
+            writing_spread(index, drawn, *writer.modes, model.volume, full, errors, each, model.place)[1]
+            for each in (draw, -draw)
+        )
+        slope = MOMENTUM * slope + by_index * (ends[1] - ends[0]) / 2 * np.cos(variable)
+        transfer, slopes = model.slopes(index)
+        dual = _Dual.of(model, variable, ends, slopes)
+        down = slope.reshape(1, len(slope), -1)
+        effects = np.stack([gain * model.target - np.real(transfer), dual.effects(down)[0]])
+        exact, disturbing = dual.steps(effects, RISE_ACCURACY)
+        free = down[0] - disturbing
+        stride = ROBUST_STRIDE * (1 + math.cos(math.pi * done / steps)) / 2
+        step = exact - stride / np.sqrt(np.mean(free * free)) * free
+        step *= min(1.0, STRIDE / np.sqrt(np.mean(step * step)))
+        variable = variable + step.reshape(variable.shape)
+    return variable
 
 
 def _settle(

@@ -64,9 +64,10 @@ def writing_spread(
     draw: Draw,
     place: Callable[[np.ndarray], Any] = np.asarray,
 ) -> tuple[float, Float[np.ndarray, "layers y x"]]:
-    """‖Re T' − Re T‖² / ‖Re T‖² of one writing T' of a volume, and its derivative by each voxel's index for a given T.
+    """‖D Re T' − Re T‖² / ‖Re T‖² of a writing T' of a volume, and its derivative by each voxel's index for a given T.
 
-    A phase that all of T' has in common is taken out, as an oscillator is set to it. In the mean over a draw and its
+    A phase that all of T' has in common is taken out, as an oscillator is set to it, and so is what a gain behind each
+    output, D, makes up for to first order: a trim. In the mean over a draw and its
     opposite what is odd in the errors drops out of the derivative, and with it, to first order, that T is not given.
 
     Args:
@@ -79,14 +80,18 @@ def writing_spread(
         draw: what is off in this writing.
         place: from NumPy to the library and device that sends the light.
     """
-    size = float(np.sum(np.square(np.real(drawn))))
+    wanted = np.real(drawn)
+    own = np.sum(np.square(wanted), axis=1, keepdims=True)  # power of each output
+    own[own == 0] = 1.0
+    size = float(np.sum(own))
     spread = []
 
     def weigh(light: Any) -> Any:
         transfer = np.asarray(to_device(light, "cpu"), dtype=complex)
         along = np.vdot(drawn, transfer)
         turn = np.exp(-1j * np.angle(along))
-        off = np.real(transfer * turn) - np.real(drawn)
+        off = np.real(transfer * turn) - wanted
+        off -= np.sum(off * wanted, axis=1, keepdims=True) / own * wanted
         spread.append(float(np.sum(np.square(off))) / size)
         by_phase = float(np.sum(off * np.imag(transfer * turn)))
         return place((2 / size * (off * turn - 1j * by_phase * np.conj(drawn) / along)).astype(np.complex64))

@@ -40,6 +40,9 @@ class WritingErrors:
     index_noise: float = 0.0
 
 
+FAULTLESS: Final = WritingErrors()
+
+
 @dataclass(frozen=True, eq=False)
 class Draw:
     """One writing of a volume: standard normal numbers, which the errors' sizes multiply.

@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float, UInt8
 from pfmc.physics.construction import Ports, construct
 from pfmc.physics.diffraction import gaussian_modes, spot_centres
 from pfmc.physics.volume import Volume, check_validity, steps_needed, transfer_matrix
+from pfmc.physics.writing import WritingErrors
 from pfmc.technology.glass import GlassTechnology
 
 NAME: Final = "diffractive-volume"
@@ -61,6 +62,7 @@ class DiffractiveVolume:
         aberration: growth of the blur per depth on either side of it, in squares: √(spread² + (aberration · Δz)²).
         depth_min: of the first layer's near face, from the surface.
         table: Δn of each level, from no change on.
+        errors: of the writer.
         loss: of power per metre, in nepers: power falls as exp(−loss · length).
     """
 
@@ -81,6 +83,7 @@ class DiffractiveVolume:
     table: tuple[float, ...]
     port_pitch: float
     port_waist: float
+    errors: WritingErrors
     loss: float
 
     @classmethod
@@ -90,7 +93,7 @@ class DiffractiveVolume:
         Raises:
             UsageError: if the light in it cannot be computed: waves too steep, an index change that is not small.
         """
-        light, writing, tile = technology.light, technology.writing, technology.tile
+        light, writing, tile, errors = technology.light, technology.writing, technology.tile, technology.errors
         primitive = cls(
             rows=int(tile.rows.value),
             columns=int(tile.columns.value),
@@ -109,7 +112,14 @@ class DiffractiveVolume:
             table=tuple(writing.level_changes().tolist()),
             port_pitch=light.port_pitch.si,
             port_waist=light.port_waist.si,
-            loss=technology.errors.loss.si * math.log(10) / 10,
+            errors=WritingErrors(
+                errors.layer_position.si,
+                errors.voxel_position.si,
+                errors.index_scale.si,
+                errors.index_drift.si,
+                errors.index_noise.si,
+            ),
+            loss=errors.loss.si * math.log(10) / 10,
         )
         volume = primitive.volume(primitive.layers, primitive.voxels)
         check_validity(volume, abs(primitive.change), primitive.aperture)
@@ -166,7 +176,9 @@ class DiffractiveVolume:
         light = transfer_matrix(index_change.astype(np.float32), inputs, outputs, volume)
         return np.asarray(self.lost(volume.layers) * light.T, dtype=np.complex128)
 
-    def construct(self, block: Float[np.ndarray, "m n"], rng: np.random.Generator, wanted: float) -> Written:
+    def construct(
+        self, block: Float[np.ndarray, "m n"], rng: np.random.Generator, wanted: float, robust: int = 0
+    ) -> Written:
         """Voxels whose light computes a block: the real part of the transfer matrix is gain · block.
 
         Where a volume does not come to the wanted error, deeper ones and then wider ones are tried.
@@ -175,12 +187,22 @@ class DiffractiveVolume:
             block: weights, inputs × outputs.
             rng: of the voxels to start from.
             wanted: relative error. The caller looks whether it was reached.
+            robust: steps towards voxels that the writer's errors disturb less.
         """
         rows, columns = block.shape
         ports = Ports(self.ports(rows), self.ports(columns), self.port_waist)
         best: Written | None = None
         for layers, voxels in self._sizes(rows, columns):
-            found = construct(block.T, ports, self.volume(layers, voxels), np.array(self.table), rng, wanted=wanted)
+            found = construct(
+                block.T,
+                ports,
+                self.volume(layers, voxels),
+                np.array(self.table),
+                rng,
+                wanted=wanted,
+                errors=self.errors,
+                robust=robust,
+            )
             lost = self.lost(layers)
             performance = Performance(
                 gain=lost * found.gain,
