@@ -213,6 +213,9 @@ class OpticalEnergy(OpticalJoules):
 
     In ``latency_s`` the host takes no time; ``read_time_s`` is that of one vector. ``needed_photons_per_mac``: with
     each tile's light as weak as its receivers allow, their noise then a step of its converters.
+
+    ``post_matrix_j`` and ``post_matrix_macs`` come to it where the block is trimmed by a digital matrix behind each
+    volume (``verify --post-matrix``); ``per_inference_j`` does not hold them.
     """
 
     per_inference_j: float
@@ -222,6 +225,8 @@ class OpticalEnergy(OpticalJoules):
     needed_photons_per_mac: float
     latency_s: float
     read_time_s: float
+    post_matrix_macs: int = 0
+    post_matrix_j: float = 0.0
 
 
 class Glass(Part):

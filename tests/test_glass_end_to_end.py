@@ -82,6 +82,7 @@ def test_what_is_said_of_the_block_follows_from_its_tiles(bundle: Bundle) -> Non
     assert all(0 < tile.efficiency < 1 for tile in tiles)
     assert energy.per_inference_j == pytest.approx(sum(getattr(energy, part) for part in energy.parts()))
     assert energy.signal_j == pytest.approx(sum(tile.signal_j for tile in tiles))
+    assert energy.post_matrix_macs == 3**2 + 2**2 and energy.post_matrix_j == pytest.approx(13 * 0.3e-12)
     assert glass.write_s == pytest.approx(sum(tile.write_s for tile in tiles)) and glass.write_s > 0
 
 

@@ -152,6 +152,9 @@ def _glass_facts(manifest: Manifest, glass: Glass) -> list[tuple[str, str]]:
         )
         needed = f"{manifest.energy.needed_photons_per_mac:.3g} would do for a noise of one step"
         rows.append(("light per MAC", f"{light}, {needed}"))
+        if macs := manifest.energy.post_matrix_macs:
+            joules = metric(manifest.energy.post_matrix_j, "J")
+            rows.append(("post-matrix", f"{macs:,} digital MACs, {joules} an inference more where --post-matrix trims"))
     return rows
 
 
