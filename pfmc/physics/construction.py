@@ -2,13 +2,13 @@
 
 Only the quadrature that homodyne detection reads counts: Re T = gain · W. The index of a voxel is bounded by the
 levels that can be written, Δn = middle + half · sin u, and u is the variable. The steps are those of Gauss and Newton
-in their dual form, J Jᵀ y = gain · W − Re T, du = Jᵀ y: there are fewer weights than voxels. Conjugate gradients solve
-it by products with J and Jᵀ, which are not formed (``pfmc.physics.jacobian``): some 20 of each, as J Jᵀ is well
-conditioned where there are voxels enough (20 per weight: eigenvalues from 0.1 to 20 times their mean). From a random
-start each step takes the largest gain that moves the voxels by no more than ``STRIDE``, as long as the light still
-grows; then the gain stands, and the residual is that of the volume as finely computed as it was given, while the
-slopes are those of a coarser one (defect correction). At last voxels are rounded to levels, and single ones go up or
-down by one level until the residual is gone (``pfmc.physics.polish``).
+in their dual form, J Jᵀ y = gain · W − Re T, du = Jᵀ y: there are fewer weights than voxels. For many weights conjugate
+gradients solve it by products with J and Jᵀ, which are not formed (``pfmc.physics.jacobian``): some 20 of each, as J Jᵀ
+is well conditioned where there are voxels enough (20 per weight: eigenvalues from 0.1 to 20 times their mean); a few
+hundred are solved for directly. From a random start each step takes the largest gain that moves the voxels by no more
+than ``STRIDE``, as long as the light still grows; then the gain stands, and the residual is that of the volume as
+finely computed as it was given, while the slopes are those of a coarser one (defect correction). At last voxels are rounded to
+levels, and single ones go up or down by one level until the residual is gone (``pfmc.physics.polish``).
 
 There are many volumes of one matrix, and some are disturbed less by the writer's errors than others. Between the rise
 and the rest, steps can be taken towards those: down the slope of the mean square of what drawn errors do
@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from array_api_compat import to_device
 from jaxtyping import Complex, Float, Int64
 from scipy.sparse.linalg import LinearOperator, cg
@@ -42,6 +43,7 @@ CORRECTIONS, POLISHES = 10, 8  # most steps for a gain, most rounds of single vo
 SHARE = 0.92  # of the gain so reached: with all of it the last steps converge slowly, if at all
 NEAR = 0.08  # relative error of the coarse model, whose own is 5 %; after it the fine one is asked
 RISE_ACCURACY, SETTLE_ACCURACY = 0.05, 0.1  # of a step's effect; what it lacks the next one makes up for
+FEW, RIDGE = 640, 1e-4  # weights for which J Jᵀ is formed and solved instead, as quick; over its mean diagonal
 PRODUCTS = 60  # most of J Jᵀ for a step; 20 are usual. Fewer than its effect takes make it shorter, as λ would
 TOGETHER = 2**25  # slopes that the rounds of single voxels look at together: 134 MB
 ROBUST_STRIDE, MOMENTUM = 0.1, 0.8  # radians, falling to 0; of slopes by drawn errors, from step to step; measured
@@ -201,6 +203,11 @@ class _Dual:
 
     def steps(self, effects: np.ndarray, accuracy: float) -> np.ndarray:
         """The shortest step for each of the effects, which it has up to ``accuracy`` of their size."""
+        if effects[0].size <= FEW:
+            gram = self._gram()
+            ridge = RIDGE * np.mean(np.diag(gram)) * np.eye(len(gram))
+            exact = scipy.linalg.solve(gram + ridge, effects.reshape(len(effects), -1).T, assume_a="pos")
+            return self._backward(exact.T.reshape(effects.shape))
         size = np.linalg.norm(effects, axis=(1, 2), keepdims=True) + np.finfo(float).tiny
         product = LinearOperator(
             (effects.size, effects.size), lambda y: self.effects(self._backward(y.reshape(effects.shape))).reshape(-1)
@@ -212,6 +219,14 @@ class _Dual:
         """J u"""
         index = self.place((self.by_variable * steps).astype(np.float32))
         return np.asarray(to_device(self.slopes.tangent(index), "cpu"), dtype=float)
+
+    def _gram(self) -> np.ndarray:
+        """J Jᵀ"""
+        total = np.zeros(())
+        for layer, scale in enumerate(self.by_variable):
+            slopes = self.slopes.layer(layer) * self.place(scale[:, None])
+            total = total + np.asarray(to_device(slopes.T @ slopes, "cpu"), dtype=float)
+        return np.asarray(total)
 
     def _backward(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ y"""
