@@ -7,8 +7,8 @@ gradients solve it by products with J and Jᵀ, which are not formed (``pfmc.phy
 is well conditioned where there are voxels enough (20 per weight: eigenvalues from 0.1 to 20 times their mean); a few
 hundred are solved for directly. From a random start each step takes the largest gain that moves the voxels by no more
 than ``STRIDE``, as long as the light still grows; then the gain stands, and the residual is that of the volume as
-finely computed as it was given, while the slopes are those of a coarser one (defect correction). At last voxels are rounded to
-levels, and single ones go up or down by one level until the residual is gone (``pfmc.physics.polish``).
+finely computed as it was given, while the slopes are those of a coarser one (defect correction). At last voxels are
+rounded to levels, and single ones go up or down by one level until the residual is gone (``pfmc.physics.polish``).
 
 There are many volumes of one matrix, and some are disturbed less by the writer's errors than others. Between the rise
 and the rest, steps can be taken towards those: down the slope of the mean square of what drawn errors do
