@@ -21,6 +21,9 @@ from pfmc.technology.kinds import crossbars
 class Scale(Pass[Netlist, Netlist]):
     """Give each tile the largest scale at which its weights still fit the cell's range.
 
+    With the wires compensated it is up to 1 % less than that, so that it fits for certain without the tile's network
+    being solved where its wires load it lightly: :func:`pfmc.physics.precompensation.feasible_scale`.
+
     Attributes:
         fill: share of that scale to use, in (0, 1]: less of it draws less current.
         compensate: let the conductances make up for the resistance of the wires.
