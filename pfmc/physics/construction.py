@@ -112,8 +112,8 @@ def construct(
         rng: of the start, of the writer's errors, and of the order in which voxels are visited.
         wanted: relative error; nothing more is done at half of it.
         errors: of the writer.
-        robust: steps towards voxels that they disturb less. Of 64 × 10 weights in fused silica 40 make what writing
-            changes a sixth smaller, and the construction three times as long.
+        robust: steps towards voxels that they disturb less. Of 64 × 10 weights in fused silica 20 make what writing
+            changes 14 % smaller and the construction 1.4 times as long, 40 make it 19 % smaller and twice as long.
         place: from NumPy to the library and device that sends the light, in single precision.
 
     Raises:
