@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pfmc.ir.graph import MatrixVector
 from pfmc.netlist.netlist import Netlist, Tile
@@ -30,26 +30,35 @@ def input_vectors(
         for node, tiles in source.by_node():
             read = [user for user in users[node.name] if user.observed in batch]
             if read:
-                seen = np.concatenate([thinned(_vectors(user, batch[user.observed]), most) for user in read])
-                whole = seen[~np.isnan(seen).any(axis=1)]
+                seen = np.concatenate([_vectors(user, batch[user.observed], most) for user in read])
+                sound = ~np.isnan(seen).any(axis=1)
+                whole = seen if sound.all() else seen[sound]
                 yield node, tiles, whole if node.input_shift is None else np.ldexp(whole, -node.input_shift)
 
 
 def thinned(vectors: Float[np.ndarray, "vectors rows"], most: int) -> Float[np.ndarray, "fewer rows"]:
-    """At most so many, from all over, but at no fixed distance: that can be of one place of every image."""
-    if len(vectors) <= most:
-        return vectors
-    order = np.arange(len(vectors)) * GOLDEN % 1.0
-    return vectors[np.sort(np.argpartition(order, most)[:most])]
+    """At most so many of them; see :func:`spread`."""
+    return np.asarray(vectors[spread(len(vectors), most)])
 
 
-def _vectors(node: MatrixVector, values: np.ndarray) -> Float[np.ndarray, "vectors rows"]:
-    """The input vectors of a contraction as its rows take them, one per row."""
+def spread(count: int, most: int) -> Int[np.ndarray, " chosen"]:
+    """At most so many numbers below ``count``, from all over, but at no fixed distance: it can be an image's width."""
+    everyone = np.arange(count)
+    if count <= most:
+        return everyone
+    return np.sort(np.argpartition(everyone * GOLDEN % 1.0, most)[:most])
+
+
+def _vectors(node: MatrixVector, values: np.ndarray, most: int) -> Float[np.ndarray, "vectors rows"]:
+    """At most so many input vectors of a contraction as its rows take them, one per row."""
     if node.through is not None:
         matrix = node.through.matrix
         left = matrix.block(range(matrix.rows), range(matrix.columns)).astype(np.float32)
-        found = _vectors(node.through, values) @ left
+        found = _vectors(node.through, values, most) @ left
+    elif node.windows is not None:
+        found = node.windows.some(values, spread(node.windows.count(values), most))
     else:
-        vectors = values if node.windows is None else node.windows(values)
-        found = np.asarray(vectors.reshape(-1, node.entries), dtype=np.float32)
+        vectors = values.reshape(-1, node.entries)
+        found = vectors[spread(len(vectors), most)]
+    found = np.asarray(found, dtype=np.float32)
     return found if node.arranged is None else node.arranged.taken(found)

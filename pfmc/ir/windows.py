@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,23 @@ class Windows:
 
     def __call__(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, "batch *positions rows"]:
         """The windows of ``x`` as vectors: channel slowest, then the kernel's axes, as ONNX stores a Conv's weights."""
+        view, axes = self._view(x), len(self.kernel)
+        return view.reshape(*view.shape[: 1 + axes], -1)
+
+    def count(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> int:
+        """How many windows ``x`` has."""
+        return math.prod(self._view(x).shape[: 1 + len(self.kernel)])
+
+    def some(
+        self, x: Shaped[np.ndarray, "batch channels *spatial"], chosen: Int[np.ndarray, " chosen"]
+    ) -> Shaped[np.ndarray, "chosen rows"]:
+        """Some of the windows of ``x``, by their place among all; the others take no memory."""
+        view = self._view(x)
+        found = view[np.unravel_index(chosen, view.shape[: 1 + len(self.kernel)])]
+        return found.reshape(len(chosen), -1)
+
+    def _view(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, "..."]:
+        """Batch, positions, channel, and the kernel's axes; nothing is copied but for the padding."""
         axes = len(self.kernel)
         x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads_begin, self.pads_end, strict=True)])
         reach = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
@@ -33,9 +51,7 @@ class Windows:
         steps = tuple(slice(None, None, s) for s in self.strides)
         taps = tuple(slice(None, None, d) for d in self.dilations)
         view = view[(slice(None), slice(None), *steps, *taps)]
-        order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-        moved = view.transpose(order)
-        return moved.reshape(*moved.shape[: 1 + axes], -1)
+        return view.transpose(0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
 
     def __str__(self) -> str:
         def sizes(values: tuple[int, ...]) -> str:
