@@ -40,9 +40,9 @@ class Windows:
         """Some of the windows of ``x``, by their place among all; the others take no memory."""
         view = self._view(x)
         found = view[np.unravel_index(chosen, view.shape[: 1 + len(self.kernel)])]
-        return found.reshape(len(chosen), -1)
+        return found.reshape(len(chosen), math.prod(found.shape[1:]))
 
-    def _view(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, "..."]:
+    def _view(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> Shaped[np.ndarray, ...]:
         """Batch, positions, channel, and the kernel's axes; nothing is copied but for the padding."""
         axes = len(self.kernel)
         x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads_begin, self.pads_end, strict=True)])
