@@ -102,7 +102,7 @@ def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[A
         try:
             values[fields[option]] = _BOOLEANS[text.lower()] if wanted is bool else wanted(text)
         except (ValueError, KeyError):
-            kinds = f"one of {', '.join(wanted)}" if issubclass(wanted, StrEnum) else f"a {wanted.__name__}"
+            kinds = f"one of {', '.join(wanted)}" if issubclass(wanted, StrEnum) else _KINDS[wanted]
             raise UsageError(f"{text!r} is not {kinds}", f"{kind.name}.{option}") from None
     try:
         return kind(**values)
@@ -110,6 +110,7 @@ def with_options(kind: type[Pass[Any, Any]], settings: dict[str, str]) -> Pass[A
         raise UsageError(str(e), kind.name) from None
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "yes or no", str: "text"}
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 

@@ -214,7 +214,7 @@ def test_a_scale_beyond_the_range_names_the_tile(
     ("option", "value", "message"),
     [
         ("size", "3", "options of tile: columns, rows"),
-        ("rows", "many", "'many' is not a int"),
+        ("rows", "many", "'many' is not a whole number"),
         ("rows", "-1", "negative"),
     ],
 )
