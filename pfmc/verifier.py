@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from pfmc.errors import ArtifactError, DataError, ImportModelError, UsageError, 
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.observer import Observer
 from pfmc.registry import load_backend
+
+MEMORY: Final = 2**30  # bytes that the values between two nodes of an as-fabricated model may take
+BYTES: Final = 12  # of each number in front of or behind converters: float32, three at a time; measured on convolutions
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         return Verification.unmeasured(complaints=(str(e),), **common)
     observer.stage("running both models")
     wanted = reference.run(dataset, BATCH)
-    comparison = compare(wanted, fabricated.run(dataset, BATCH), dataset.labels)
+    comparison = compare(wanted, fabricated.run(dataset, together(folder, manifest)), dataset.labels)
     if options.monte_carlo is not None:
         common["monte_carlo"] = _made_chips(folder, manifest, options, dataset, wanted, observer)
     return Verification.of(
@@ -124,6 +128,19 @@ def _made_chips(
     return monte_carlo(chips, dataset, wanted, runs=runs, tolerance=options.tolerance, progress=progress)
 
 
+def together(folder: Path, manifest: Manifest) -> int:
+    """How many samples of the as-fabricated model are run at a time, so that about ``MEMORY`` is enough.
+
+    Between the converters of a contraction there is a number for each row and column of its tiles, several times over,
+    for every window or token.
+    """
+    sides: Counter[str] = Counter()
+    for tile in read_tiles(manifest.path_of(folder, "tiles")):
+        sides[tile.node] += tile.row_stop - tile.row_start + tile.column_stop - tile.column_start
+    numbers = max((layer.uses * sides[layer.node] for layer in manifest.layers), default=1)
+    return max(1, min(BATCH, MEMORY // (BYTES * max(numbers, 1))))
+
+
 def fabrication(folder: Path, manifest: Manifest, options: VerifyOptions, observer: Observer) -> Fabrication:
     """Chips of a bundle as they are made, all tiles of them in memory.
 
@@ -139,6 +156,7 @@ def fabrication(folder: Path, manifest: Manifest, options: VerifyOptions, observ
         records,
         load_backend(manifest.backend).read(folder, technology, records, reading),
         values,
+        batch=together(folder, manifest),
         seed=options.seed,
         trim=options.trim or options.post_matrix,
         post_matrix=options.post_matrix,

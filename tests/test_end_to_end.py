@@ -21,6 +21,8 @@ import pfmc
 from pfmc.bundle import file_entry, write_manifest
 from pfmc.check import lift
 from pfmc.errors import ArtifactError
+from pfmc.frontend.runtime import BATCH
+from pfmc.verifier import together
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -298,3 +300,10 @@ def test_rules_and_connections_take_part_in_the_verdict_when_asked_for(copy: pfm
     assert spoilt.drc is not None
     assert spoilt.drc.violated
     assert any("col0p" in line and "col0n" in line and "t00000" in line for line in spoilt.lvs or [])
+
+
+def test_samples_that_take_much_memory_are_run_a_few_at_a_time(bundles: dict[str, pfmc.Bundle]) -> None:
+    bundle = bundles["digits_cnn"]
+    assert together(bundle.path, bundle.manifest) == BATCH
+    many = tuple(layer.model_copy(update={"uses": 100_000 * layer.uses}) for layer in bundle.manifest.layers)
+    assert together(bundle.path, bundle.manifest.model_copy(update={"layers": many})) == 1

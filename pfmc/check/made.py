@@ -74,12 +74,14 @@ class MadeModel:
         crossbars: of each contraction, converters only.
         names: of the function's inputs, by contraction.
         mixed: whether a matrix stands behind each tile's converters, not a factor behind each of them.
+        batch: samples that are run at a time.
     """
 
     runtime: Runtime
     crossbars: Mapping[str, Crossbars]
     names: Mapping[str, Mapping[str, str]]
     mixed: bool
+    batch: int
 
     @classmethod
     def of(
@@ -90,6 +92,7 @@ class MadeModel:
         *,
         ideal_converters: bool,
         mixed: bool = False,
+        batch: int = BATCH,
     ) -> tuple[MadeModel, Runtime]:
         """The model, and one that gives what each contraction reads, its outputs in the order of the contractions.
 
@@ -121,7 +124,7 @@ class MadeModel:
                 # An initialiser that is an input too may be given at each run.
                 shape = [None] if key == "units_offset" and crossbars[name].lanes == 1 else [None] * 3
                 graph.input.append(helper.make_tensor_value_info(chosen[key], TensorProto.FLOAT, shape))
-        made = cls(_runtime(model), crossbars, found, mixed)
+        made = cls(_runtime(model), crossbars, found, mixed, batch)
         del graph.output[:]
         copies = _copies_read(graph, names)
         tap(graph, [copies[name] for name in crossbars])
@@ -131,7 +134,7 @@ class MadeModel:
         self, chip: Mapping[str, MadeCrossbars], dataset: Dataset, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """All outputs of a chip; the generator draws the noise of its readings."""
-        return self.runtime.run(self.given(chip, dataset, rng), BATCH)
+        return self.runtime.run(self.given(chip, dataset, rng), self.batch)
 
     def given(self, chip: Mapping[str, MadeCrossbars], dataset: Dataset, rng: np.random.Generator) -> Dataset:
         """The inputs of a chip: the model's, and the numbers that make it this chip."""

@@ -21,6 +21,7 @@ from pfmc.check.made import ChipMaker, MadeCrossbars, MadeModel, Maker
 from pfmc.check.made_glass import GlassMaker, glass_variation
 from pfmc.check.trim import Trim, measured_vectors
 from pfmc.data import Dataset
+from pfmc.frontend.runtime import BATCH
 from pfmc.primitives.variation import technology_variation
 from pfmc.technology.glass import GlassTechnology
 from pfmc.technology.kinds import AnyTechnology
@@ -133,6 +134,7 @@ class Fabrication:
         post_matrix: bool = False,
         ideal_converters: bool = False,
         ideal_wires: bool = False,
+        batch: int = BATCH,
     ) -> Fabrication:
         """Chips whose tiles, all of them in memory, were built so.
 
@@ -145,12 +147,14 @@ class Fabrication:
             post_matrix: whether that is a matrix behind each tile, not a gain behind each column.
             ideal_converters: leave all errors of converters out.
             ideal_wires: leave the resistance of the wires out.
+            batch: samples that are run at a time.
 
         Raises:
             ArtifactError: if the host model cannot be read.
             VerifyError: if tiles and host do not belong together.
         """
-        model, read = MadeModel.of(host, records, technology, ideal_converters=ideal_converters, mixed=post_matrix)
+        ideal = {"ideal_converters": ideal_converters}
+        model, read = MadeModel.of(host, records, technology, **ideal, mixed=post_matrix, batch=batch)
         maker, variation = _maker(technology, model.crossbars, records, built, seed=seed, ideal_wires=ideal_wires)
         drawn = maker.chip(0, maker.still)
         if ideal_converters:
@@ -159,7 +163,7 @@ class Fabrication:
             return cls(maker, model, variation, drawn, None)
         given = model.given(drawn, calibration, maker.generator(0, -2))
         rows = [crossbars.rows for crossbars in model.crossbars.values()]
-        vectors = dict(zip(model.crossbars, measured_vectors(read, given, rows), strict=True))
+        vectors = dict(zip(model.crossbars, measured_vectors(read, given, rows, batch), strict=True))
         mixed = records if post_matrix else ()
         return cls(maker, model, variation, drawn, Trim(model.crossbars, drawn, vectors, ideal_converters, mixed))
 

@@ -17,7 +17,7 @@ from pfmc.check.functions import Crossbars
 from pfmc.check.made import MadeCrossbars
 from pfmc.data import Dataset
 from pfmc.frontend.activations import entries
-from pfmc.frontend.runtime import BATCH, Runtime
+from pfmc.frontend.runtime import Runtime
 
 VECTORS = 256  # that each contraction is measured on; two numbers per column are fitted to them, or a matrix per tile
 RIDGE = 1e-5  # of a tile's largest mean square: readings that hardly vary say nothing about the matrix
@@ -113,16 +113,17 @@ def _mixing(
 
 
 def measured_vectors(
-    read: Runtime, calibration: Dataset, rows: Sequence[int]
+    read: Runtime, calibration: Dataset, rows: Sequence[int], batch: int
 ) -> list[Float[np.ndarray, "vectors rows"]]:
     """Vectors that each contraction reads on calibration data, evenly taken from all of them.
 
     Args:
         read: gives what each contraction reads.
         rows: of each contraction; one in a body may not have been run at all.
+        batch: samples that are run at a time.
     """
     found = [[np.zeros((0, each))] for each in rows]
-    for _, outputs in read.run_batches(calibration, BATCH, read.outputs):
+    for _, outputs in read.run_batches(calibration, batch, read.outputs):
         for vectors, name in zip(found, read.outputs, strict=True):
             vectors += [_evenly(values.reshape(-1, values.shape[-1])) for values in entries(outputs[name])]
     return [_evenly(np.concatenate(vectors)).astype(np.float64) for vectors in found]
