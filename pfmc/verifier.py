@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from pfmc.bundle import Manifest, modified_files, read_manifest, read_tiles
+from pfmc.bundle import Manifest, TileRecord, modified_files, read_manifest, read_tiles
 from pfmc.check.compare import compare
 from pfmc.check.monte_carlo import Fabrication, MonteCarlo, monte_carlo
 from pfmc.check.rebuild import rebuild
@@ -20,6 +20,7 @@ from pfmc.errors import ArtifactError, DataError, ImportModelError, UsageError, 
 from pfmc.frontend.runtime import BATCH, Runtime
 from pfmc.observer import Observer
 from pfmc.registry import load_backend
+from pfmc.sections import Layer
 
 MEMORY: Final = 2**30  # bytes that the values between two nodes of an as-fabricated model may take
 BYTES: Final = 12  # of each number in front of or behind converters: float32, three at a time; measured on convolutions
@@ -100,7 +101,8 @@ def verify_bundle(folder: Path, options: VerifyOptions, observer: Observer) -> V
         return Verification.unmeasured(complaints=(str(e),), **common)
     observer.stage("running both models")
     wanted = reference.run(dataset, BATCH)
-    comparison = compare(wanted, fabricated.run(dataset, together(folder, manifest)), dataset.labels)
+    batch = together(read_tiles(manifest.path_of(folder, "tiles")), manifest.layers)
+    comparison = compare(wanted, fabricated.run(dataset, batch), dataset.labels)
     if options.monte_carlo is not None:
         common["monte_carlo"] = _made_chips(folder, manifest, options, dataset, wanted, observer)
     return Verification.of(
@@ -128,16 +130,16 @@ def _made_chips(
     return monte_carlo(chips, dataset, wanted, runs=runs, tolerance=options.tolerance, progress=progress)
 
 
-def together(folder: Path, manifest: Manifest) -> int:
+def together(tiles: Iterable[TileRecord], layers: Iterable[Layer]) -> int:
     """How many samples of the as-fabricated model are run at a time, so that about ``MEMORY`` is enough.
 
     Between the converters of a contraction there is a number for each row and column of its tiles, several times over,
     for every window or token.
     """
     sides: Counter[str] = Counter()
-    for tile in read_tiles(manifest.path_of(folder, "tiles")):
+    for tile in tiles:
         sides[tile.node] += tile.row_stop - tile.row_start + tile.column_stop - tile.column_start
-    numbers = max((layer.uses * sides[layer.node] for layer in manifest.layers), default=1)
+    numbers = max((layer.uses * sides[layer.node] for layer in layers), default=1)
     return max(1, min(BATCH, MEMORY // (BYTES * max(numbers, 1))))
 
 
@@ -156,7 +158,7 @@ def fabrication(folder: Path, manifest: Manifest, options: VerifyOptions, observ
         records,
         load_backend(manifest.backend).read(folder, technology, records, reading),
         values,
-        batch=together(folder, manifest),
+        batch=together(records, manifest.layers),
         seed=options.seed,
         trim=options.trim or options.post_matrix,
         post_matrix=options.post_matrix,

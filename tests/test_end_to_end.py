@@ -304,6 +304,6 @@ def test_rules_and_connections_take_part_in_the_verdict_when_asked_for(copy: pfm
 
 def test_samples_that_take_much_memory_are_run_a_few_at_a_time(bundles: dict[str, pfmc.Bundle]) -> None:
     bundle = bundles["digits_cnn"]
-    assert together(bundle.path, bundle.manifest) == BATCH
+    assert together(bundle.tiles, bundle.manifest.layers) == BATCH
     many = tuple(layer.model_copy(update={"uses": 100_000 * layer.uses}) for layer in bundle.manifest.layers)
-    assert together(bundle.path, bundle.manifest.model_copy(update={"layers": many})) == 1
+    assert together(bundle.tiles, many) == 1

@@ -32,7 +32,9 @@ class Windows:
 
     def count(self, x: Shaped[np.ndarray, "batch channels *spatial"]) -> int:
         """How many windows ``x`` has."""
-        return math.prod(self._view(x).shape[: 1 + len(self.kernel)])
+        padded = (n + a + b for n, a, b in zip(x.shape[2:], self.pads_begin, self.pads_end, strict=True))
+        along = zip(padded, self.kernel, self.dilations, self.strides, strict=True)
+        return len(x) * math.prod(int(n - d * (k - 1) - 1) // s + 1 for n, k, d, s in along)
 
     def some(
         self, x: Shaped[np.ndarray, "batch channels *spatial"], chosen: Int[np.ndarray, " chosen"]
