@@ -32,20 +32,11 @@ class HostNode:
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """y = gain · x + offset along one axis: a constant Mul or Add, or a BatchNormalization.
+class OneToOne:
+    """What reads one value and makes one."""
 
-    It stays on the host unless a pass folds it into a contraction. ``axis`` counts from the front or, negative,
-    from the back, as the model had it; gain and offset have one entry, or one per channel.
-    """
-
-    name: str
     input: str
     output: str
-    gain: Float[np.ndarray, " channels"] | None
-    offset: Float[np.ndarray, " channels"] | None
-    axis: int
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -59,7 +50,23 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Contraction:
+class Affine(OneToOne):
+    """y = gain · x + offset along one axis: a constant Mul or Add, or a BatchNormalization.
+
+    It stays on the host unless a pass folds it into a contraction. ``axis`` counts from the front or, negative,
+    from the back, as the model had it; gain and offset have one entry, or one per channel.
+    """
+
+    name: str
+    input: str
+    output: str
+    gain: Float[np.ndarray, " channels"] | None
+    offset: Float[np.ndarray, " channels"] | None
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction(OneToOne):
     """Linear in its one dynamic input, whose other operand is a trained constant.
 
     Attributes:
@@ -76,16 +83,6 @@ class Contraction:
     bias: Float[np.ndarray, " columns"] | None
     replaces: tuple[str, ...]
     body: int = field(default=0, kw_only=True)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the values read."""
-        return (self.input,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the values made."""
-        return (self.output,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +171,7 @@ class MatrixVector(Contraction):
 
 
 @dataclass(frozen=True, eq=False)
-class Absorbed:
+class Absorbed(OneToOne):
     """What the host does where a contraction stood whose matrix went into that on the other side of an attention.
 
     Attributes:
@@ -199,16 +196,6 @@ class Absorbed:
     adds: bool
     positions: int
     dtype: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the values read."""
-        return (self.input,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the values made."""
-        return (self.output,)
 
 
 Node: TypeAlias = HostNode | Affine | Contraction | Absorbed
